@@ -1,0 +1,62 @@
+/* Includes every body for float, then for double. ISA names the instruction set they are compiled for. */
+#define JOIN_(name, dtype, isa) name##_##dtype##_##isa
+#define JOIN(name, dtype, isa) JOIN_(name, dtype, isa)
+#define F(name) JOIN(name, DTYPE, ISA)
+
+#define DTYPE f32
+#define REAL float
+#define REAL_IS_FLOAT
+#define BITS uint32_t
+#define MANTISSA_BITS 23
+#define EXPONENT_BIAS 127
+#define ROUND_SHIFT 12582912.0f /* 1.5 * 2^23 */
+#define ROUND_SHIFT_BITS 0x4b400000u
+#define MANTISSA_MASK 0x007fffffu
+#define SQRT_HALF_BITS 0x3f3504f3u
+#define LN2_HIGH 0.693359375f /* 9 bits of ln 2, so that n * LN2_HIGH is exact */
+#define LN2_LOW (-2.12194440054690583e-4f)
+#define EXP_SMALLEST (-87.3365447505531f) /* ln 2^-126 */
+#include "bodies.h"
+#undef DTYPE
+#undef REAL
+#undef REAL_IS_FLOAT
+#undef BITS
+#undef MANTISSA_BITS
+#undef EXPONENT_BIAS
+#undef ROUND_SHIFT
+#undef ROUND_SHIFT_BITS
+#undef MANTISSA_MASK
+#undef SQRT_HALF_BITS
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef EXP_SMALLEST
+
+#define DTYPE f64
+#define REAL double
+#define BITS uint64_t
+#define MANTISSA_BITS 52
+#define EXPONENT_BIAS 1023
+#define ROUND_SHIFT 6755399441055744.0 /* 1.5 * 2^52 */
+#define ROUND_SHIFT_BITS 0x4338000000000000u
+#define MANTISSA_MASK 0x000fffffffffffffu
+#define SQRT_HALF_BITS 0x3fe6a09e667f3bcdu
+#define LN2_HIGH 0x1.62e42fefap-1 /* 36 bits of ln 2 */
+#define LN2_LOW 0x1.cf79abc9e3b3ap-40
+#define EXP_SMALLEST (-708.396418532264106) /* ln 2^-1022 */
+#include "bodies.h"
+#undef DTYPE
+#undef REAL
+#undef BITS
+#undef MANTISSA_BITS
+#undef EXPONENT_BIAS
+#undef ROUND_SHIFT
+#undef ROUND_SHIFT_BITS
+#undef MANTISSA_MASK
+#undef SQRT_HALF_BITS
+#undef LN2_HIGH
+#undef LN2_LOW
+#undef EXP_SMALLEST
+
+#undef F
+#undef JOIN
+#undef JOIN_

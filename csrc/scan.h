@@ -1,0 +1,355 @@
+/* The traversals of a backward scan x[t] = add[t] + keep[t] x[t+1] over steps and lanes. Every order of memory gives the same bits.
+ *
+ *   lanes  time-major. Wide batches: a row at a time, one fused loop. Narrow ones: several rows are one flat chunk for add and keep,
+ *          then the recurrence alone walks the rows with the carry in a register.
+ *   rows   time contiguous: eight lanes side by side, each chunk of time flat for add and keep, the eight recurrences interleaved.
+ *
+ * A parameter that is not dense in the order walked (strided, repeated, missing, or with a bootstrap row) is copied chunk by chunk
+ * into a small stage; dense ones are read where they lie. No memory is used beyond the workspace on the stack. */
+
+/* A zero coefficient means "not read": NaN and inf stay on their side of an ending, and gamma = 0 or lambda = 0 is exact. */
+static inline REAL F(gated)(REAL coefficient, REAL x)
+{
+    const REAL product = coefficient * x;
+    return coefficient != 0 ? product : 0;
+}
+#define times F(gated)
+#define unless(flag, x) ((flag) ? (REAL)0 : (REAL)(x))
+
+enum {
+    F(ITEMS) = STAGE_BYTES / sizeof(REAL), /* in a chunk */
+    F(LANES) = 4 * F(ITEMS),               /* in a block of wide rows, whose carry must stay in cache */
+    F(SIDE) = 8,                           /* lanes side by side in rows order */
+    F(NARROW) = 96                         /* lanes up to which flat chunks beat fused rows (measured) */
+};
+
+typedef struct {
+    int n_parameters, truncated, recursive, spread;
+    const fastpg_parameter *parameters;
+    void (*fill)(void *const *at, ptrdiff_t n, REAL *add, REAL *keep);
+    void (*finish)(void *const *at, ptrdiff_t n, const REAL *x);
+    void (*fused)(void *const *at, ptrdiff_t n, REAL *carry);
+} F(scan_kernel);
+
+typedef struct {
+    _Alignas(64) char stage[FASTPG_MAX_PARAMETERS][STAGE_BYTES];
+    _Alignas(64) REAL add[F(ITEMS)], keep[F(ITEMS)], x[F(ITEMS)], carry[F(LANES)];
+    int constant[FASTPG_MAX_PARAMETERS]; /* the stage holds the one item that this parameter repeats */
+    void *at[FASTPG_MAX_PARAMETERS];     /* where the chunk in hand lies */
+} F(workspace);
+
+/* Copies count items of `size` bytes, `stride` apart, to a dense place, or the other way round. */
+static void F(copy)(char *to, ptrdiff_t to_stride, const char *from, ptrdiff_t from_stride, ptrdiff_t count, ptrdiff_t size)
+{
+    if (size == 1)
+        for (ptrdiff_t i = 0; i < count; i++) to[i * to_stride] = from[i * from_stride];
+    else
+        for (ptrdiff_t i = 0; i < count; i++) memcpy(to + i * to_stride, from + i * from_stride, sizeof(REAL));
+}
+
+static inline ptrdiff_t F(item_size)(const fastpg_parameter *p) { return p->kind == FASTPG_FLAG ? 1 : (ptrdiff_t)sizeof(REAL); }
+
+/* Points w->at[k] at the chunk of `rows` steps from t and `cols` lanes from n, dense in the order walked, staging it where it is not. */
+static void F(locate)(F(workspace) * w, const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t n,
+                      ptrdiff_t cols, ptrdiff_t steps, int time_contiguous)
+{
+    const int at_end = t + rows == steps;
+    for (int k = 0; k < kernel->n_parameters; k++) {
+        const fastpg_operand *o = &operands[k];
+        const ptrdiff_t size = F(item_size)(&kernel->parameters[k]);
+        const ptrdiff_t outer = time_contiguous ? o->stride1 : o->stride0, inner = time_contiguous ? o->stride0 : o->stride1;
+        const ptrdiff_t n_outer = time_contiguous ? cols : rows, n_inner = time_contiguous ? rows : cols;
+        const int special = at_end && (o->last || k == kernel->truncated);
+        char *from = o->data + t * o->stride0 + n * o->stride1;
+        if (!special && (n_inner == 1 || inner == size) && (n_outer == 1 || outer == n_inner * size)) {
+            w->at[k] = from;
+            continue;
+        }
+        char *stage = w->stage[k];
+        w->at[k] = stage;
+        if (kernel->parameters[k].kind == FASTPG_OUT) continue;
+        const int repeats = o->stride0 == 0 && o->stride1 == 0;
+        if (repeats && !w->constant[k]) F(copy)(stage, size, o->data, 0, STAGE_BYTES / sizeof(REAL), size);
+        w->constant[k] = repeats && !special;
+        if (!repeats)
+            for (ptrdiff_t i = 0; i < n_outer; i++) F(copy)(stage + i * n_inner * size, size, from + i * outer, inner, n_inner, size);
+        if (!special) continue;
+        char *end = stage + (time_contiguous ? rows - 1 : (rows - 1) * cols) * size;
+        const ptrdiff_t end_stride = (time_contiguous ? rows : 1) * size;
+        if (k == kernel->truncated)
+            for (ptrdiff_t i = 0; i < cols; i++) end[i * end_stride] = 1;
+        else
+            F(copy)(end, end_stride, o->last + n * o->last_stride, o->last_stride, cols, size);
+    }
+}
+
+/* Takes back what a chunk wrote into a stage. */
+static void F(deliver)(F(workspace) * w, const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t n,
+                       ptrdiff_t cols, int time_contiguous)
+{
+    for (int k = 0; k < kernel->n_parameters; k++) {
+        const fastpg_operand *o = &operands[k];
+        if (kernel->parameters[k].kind != FASTPG_OUT || w->at[k] != (void *)w->stage[k]) continue;
+        const ptrdiff_t outer = time_contiguous ? o->stride1 : o->stride0, inner = time_contiguous ? o->stride0 : o->stride1;
+        const ptrdiff_t n_outer = time_contiguous ? cols : rows, n_inner = time_contiguous ? rows : cols;
+        char *to = o->data + t * o->stride0 + n * o->stride1;
+        for (ptrdiff_t i = 0; i < n_outer; i++)
+            F(copy)(to + i * outer, inner, w->stage[k] + i * n_inner * (ptrdiff_t)sizeof(REAL), sizeof(REAL), n_inner, sizeof(REAL));
+    }
+}
+
+/* x = add + keep x over `rows` rows of `width` lanes, `stride` lanes apart, last row first, the carry in a register. */
+#define LANES_OF(width)                                                                                                                              \
+    static void F(recur_##width)(const REAL *add, const REAL *keep, REAL *x, REAL *carry, ptrdiff_t rows, ptrdiff_t stride)                          \
+    {                                                                                                                                                \
+        typedef REAL vector __attribute__((vector_size(width * sizeof(REAL)), aligned(sizeof(REAL)), may_alias));                                    \
+        typedef F(bits) bits __attribute__((vector_size(width * sizeof(REAL))));                                                                     \
+        vector c = *(const vector *)carry;                                                                                                           \
+        for (ptrdiff_t i = (rows - 1) * stride; i >= 0; i -= stride) {                                                                               \
+            const vector k = *(const vector *)(keep + i);                                                                                            \
+            c = *(const vector *)(add + i) + (vector)((bits)(k * c) & (bits)(k != 0));                                                               \
+            *(vector *)(x + i) = c;                                                                                                                  \
+        }                                                                                                                                            \
+        *(vector *)carry = c;                                                                                                                        \
+    }
+LANES_OF(16)
+LANES_OF(8)
+LANES_OF(4)
+LANES_OF(1)
+#undef LANES_OF
+
+static void F(scan_lanes)(const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes, F(workspace) * w)
+{
+    const ptrdiff_t block = lanes <= F(NARROW) ? lanes : F(LANES);
+    for (ptrdiff_t n0 = 0; n0 < lanes; n0 += block) {
+        const ptrdiff_t n1 = n0 + block < lanes ? n0 + block : lanes;
+        memset(w->carry, 0, (size_t)(n1 - n0) * sizeof(REAL));
+        if (lanes > F(NARROW)) {
+            for (ptrdiff_t t = steps - 1; t >= 0; t--)
+                for (ptrdiff_t n = n0; n < n1; n += F(ITEMS)) {
+                    const ptrdiff_t cols = n + F(ITEMS) < n1 ? F(ITEMS) : n1 - n;
+                    F(locate)(w, kernel, operands, t, 1, n, cols, steps, 0);
+                    kernel->fused(w->at, cols, w->carry + (n - n0));
+                    F(deliver)(w, kernel, operands, t, 1, n, cols, 0);
+                }
+            continue;
+        }
+        const ptrdiff_t most = F(ITEMS) / lanes;
+        for (ptrdiff_t t1 = steps; t1 > 0; t1 -= most) {
+            const ptrdiff_t t = t1 > most ? t1 - most : 0, rows = t1 - t, items = rows * lanes;
+            F(locate)(w, kernel, operands, t, rows, 0, lanes, steps, 0);
+            if (kernel->recursive) {
+                kernel->fill(w->at, items, w->add, w->keep);
+                ptrdiff_t n = 0;
+                for (; n + 16 <= lanes; n += 16) F(recur_16)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+                for (; n + 8 <= lanes; n += 8) F(recur_8)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+                for (; n + 4 <= lanes; n += 4) F(recur_4)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+                for (; n < lanes; n++) F(recur_1)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+                kernel->finish(w->at, items, w->x);
+            } else
+                kernel->fused(w->at, items, w->x);
+            F(deliver)(w, kernel, operands, t, rows, 0, lanes, 0);
+        }
+    }
+}
+
+static void F(scan_rows)(const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes, F(workspace) * w)
+{
+    const ptrdiff_t side = lanes < F(SIDE) ? 1 : F(SIDE), most = F(ITEMS) / side;
+    for (ptrdiff_t n0 = 0; n0 < lanes; n0 += side) {
+        const ptrdiff_t cols = n0 + side <= lanes ? side : lanes - n0;
+        REAL carry[F(SIDE)] = {0};
+        for (ptrdiff_t t1 = steps; t1 > 0; t1 -= most) {
+            const ptrdiff_t t = t1 > most ? t1 - most : 0, rows = t1 - t;
+            for (ptrdiff_t j = 0; j < cols; j++) {
+                F(locate)(w, kernel, operands, t, rows, n0 + j, 1, steps, 1);
+                if (kernel->recursive)
+                    kernel->fill(w->at, rows, w->add + j * most, w->keep + j * most);
+                else {
+                    kernel->fused(w->at, rows, w->x);
+                    F(deliver)(w, kernel, operands, t, rows, n0 + j, 1, 1);
+                }
+            }
+            if (!kernel->recursive) continue;
+            if (cols == F(SIDE)) {
+                REAL c[F(SIDE)];
+                for (int j = 0; j < F(SIDE); j++) c[j] = carry[j];
+                for (ptrdiff_t i = rows - 1; i >= 0; i--)
+#pragma GCC unroll 8
+                    for (int j = 0; j < F(SIDE); j++) {
+                        c[j] = w->add[j * most + i] + times(w->keep[j * most + i], c[j]);
+                        w->x[j * most + i] = c[j];
+                    }
+                for (int j = 0; j < F(SIDE); j++) carry[j] = c[j];
+            } else
+                for (ptrdiff_t j = 0; j < cols; j++) F(recur_1)(w->add + j * most, w->keep + j * most, w->x + j * most, carry + j, rows, 1);
+            for (ptrdiff_t j = 0; j < cols; j++) {
+                F(locate)(w, kernel, operands, t, rows, n0 + j, 1, steps, 1);
+                kernel->finish(w->at, rows, w->x + j * most);
+                F(deliver)(w, kernel, operands, t, rows, n0 + j, 1, 1);
+            }
+        }
+    }
+}
+
+/* Every step takes the item of its episode's first step; a step follows on unless the one before it ended. */
+static void F(spread)(const fastpg_operand *x, const fastpg_operand *terminated, const fastpg_operand *truncated, ptrdiff_t steps, ptrdiff_t lanes)
+{
+    const int time_inner = ABS(x->stride0) < ABS(x->stride1);
+    const ptrdiff_t outer = time_inner ? lanes : steps - 1, inner = time_inner ? steps - 1 : lanes;
+    for (ptrdiff_t i = 0; i < outer; i++)
+        for (ptrdiff_t j = 0; j < inner; j++) {
+            const ptrdiff_t t = time_inner ? j : i, n = time_inner ? i : j;
+            char *from = x->data + t * x->stride0 + n * x->stride1;
+            const char ended = terminated->data[t * terminated->stride0 + n * terminated->stride1] |
+                               truncated->data[t * truncated->stride0 + n * truncated->stride1];
+            REAL here, before;
+            memcpy(&before, from, sizeof(REAL));
+            memcpy(&here, from + x->stride0, sizeof(REAL));
+            here = ended ? here : before;
+            memcpy(from + x->stride0, &here, sizeof(REAL));
+        }
+}
+
+static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, ptrdiff_t steps, ptrdiff_t lanes)
+{
+    static const REAL zero = 0;
+    fastpg_operand operands[FASTPG_MAX_PARAMETERS];
+    const fastpg_operand *terminated = NULL, *truncated = NULL, *out = NULL;
+    F(workspace) w;
+    for (int k = 0; k < kernel->n_parameters; k++) {
+        operands[k] = given[k];
+        if (operands[k].data == NULL) operands[k] = (fastpg_operand){(char *)&zero, 0, 0, given[k].last, given[k].last_stride};
+        if (lanes == 1) operands[k].stride1 = operands[k].stride0 * steps;
+        w.constant[k] = 0;
+        if (kernel->parameters[k].kind == FASTPG_OUT && !out) out = &operands[k];
+        if (!strcmp(kernel->parameters[k].name, "terminated")) terminated = &operands[k];
+        if (!strcmp(kernel->parameters[k].name, "truncated")) truncated = &operands[k];
+    }
+    if (ABS(out->stride0) < ABS(out->stride1) && lanes > 1)
+        F(scan_rows)(kernel, operands, steps, lanes, &w);
+    else
+        F(scan_lanes)(kernel, operands, steps, lanes, &w);
+    if (kernel->spread) F(spread)(out, terminated, truncated, steps, lanes);
+}
+
+/* From kernels.def: what a step holds, where a chunk's items lie, and how one is read and written. */
+#define IN(x) REAL x;
+#define FLAG(x) uint8_t x;
+#define SCALAR(x) REAL x;
+#define OUT(x) REAL x;
+#define TIME(name, parameters) typedef struct { parameters } F(name##_step);
+#define ROW(name, parameters)
+#include "kernels.def"
+#undef IN
+#undef FLAG
+#undef SCALAR
+#undef OUT
+#undef TIME
+
+#define IN(x) const REAL *x;
+#define FLAG(x) const uint8_t *x;
+#define SCALAR(x) const REAL *x;
+#define OUT(x) REAL *x;
+#define TIME(name, parameters)                                                                                                                       \
+    typedef struct { parameters } F(name##_at);                                                                                                      \
+    enum { F(name##_parameters) = sizeof(F(name##_at)) / sizeof(void *) };
+#include "kernels.def"
+#undef IN
+#undef FLAG
+#undef SCALAR
+#undef OUT
+#undef TIME
+
+#define IN(x) s.x = at->x[i];
+#define FLAG(x) s.x = at->x[i];
+#define SCALAR(x) s.x = at->x[i];
+#define OUT(x)
+#define TIME(name, parameters)                                                                                                                       \
+    static inline F(name##_step) F(name##_read)(const F(name##_at) * at, ptrdiff_t i)                                                                \
+    {                                                                                                                                                \
+        F(name##_step) s;                                                                                                                            \
+        parameters return s;                                                                                                                         \
+    }
+#include "kernels.def"
+#undef IN
+#undef FLAG
+#undef SCALAR
+#undef OUT
+#undef TIME
+
+#define IN(x)
+#define FLAG(x)
+#define SCALAR(x)
+#define OUT(x) at->x[i] = s.x;
+#define TIME(name, parameters)                                                                                                                       \
+    static inline void F(name##_write)(const F(name##_at) * at, ptrdiff_t i, F(name##_step) s) { parameters }
+#include "kernels.def"
+#undef IN
+#undef FLAG
+#undef SCALAR
+#undef OUT
+#undef TIME
+#undef ROW
+
+/* The three loops of a kernel. Chunks never overlap, which the compiler cannot know: ivdep. */
+#undef STEP
+#define STEP(name, ADD, KEEP, FINISH)                                                                                                                \
+    static void F(name##_fill)(void *const *chunk, ptrdiff_t n, REAL *add, REAL *keep)                                                               \
+    {                                                                                                                                                \
+        F(name##_at) at;                                                                                                                             \
+        memcpy(&at, chunk, sizeof at);                                                                                                               \
+        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        {                                                                                                                                            \
+            const F(name##_step) s = F(name##_read)(&at, i);                                                                                         \
+            add[i] = ADD;                                                                                                                            \
+            keep[i] = KEEP;                                                                                                                          \
+        }                                                                                                                                            \
+    }                                                                                                                                                \
+    static void F(name##_finish)(void *const *chunk, ptrdiff_t n, const REAL *xs)                                                                    \
+    {                                                                                                                                                \
+        F(name##_at) at;                                                                                                                             \
+        memcpy(&at, chunk, sizeof at);                                                                                                               \
+        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        {                                                                                                                                            \
+            F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
+            const REAL x = xs[i];                                                                                                                    \
+            (void)(FINISH);                                                                                                                          \
+            F(name##_write)(&at, i, s);                                                                                                              \
+        }                                                                                                                                            \
+    }                                                                                                                                                \
+    static void F(name##_fused)(void *const *chunk, ptrdiff_t n, REAL *carry)                                                                        \
+    {                                                                                                                                                \
+        F(name##_at) at;                                                                                                                             \
+        memcpy(&at, chunk, sizeof at);                                                                                                               \
+        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        {                                                                                                                                            \
+            F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
+            const REAL x = (ADD) + times(KEEP, carry[i]);                                                                                            \
+            carry[i] = x;                                                                                                                            \
+            (void)(FINISH);                                                                                                                          \
+            F(name##_write)(&at, i, s);                                                                                                              \
+        }                                                                                                                                            \
+    }
+
+#undef RECUR
+#undef SPREAD
+#undef POINTWISE
+#define RECUR(name) SCAN_KERNEL(name, 1, 0)
+#define SPREAD(name) SCAN_KERNEL(name, 1, 1)
+#define POINTWISE(name) SCAN_KERNEL(name, 0, 0)
+#undef SCAN_KERNEL
+#define SCAN_KERNEL(name, recursive_, spread_)                                                                                                       \
+    static ptrdiff_t F(name##_run)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes)                    \
+    {                                                                                                                                                \
+        const F(scan_kernel) scan = {.n_parameters = kernel->n_parameters,                                                                           \
+                                     .truncated = (int)(offsetof(F(name##_at), truncated) / sizeof(void *)),                                         \
+                                     .recursive = recursive_,                                                                                        \
+                                     .spread = spread_,                                                                                              \
+                                     .parameters = kernel->parameters,                                                                               \
+                                     .fill = F(name##_fill),                                                                                         \
+                                     .finish = F(name##_finish),                                                                                     \
+                                     .fused = F(name##_fused)};                                                                                      \
+        F(scan)(&scan, operands, steps, lanes);                                                                                                      \
+        return -1;                                                                                                                                   \
+    }
