@@ -1,0 +1,29 @@
+"""Policy-gradient estimators: every Psi, the score grad log pi, and what is made of them.
+
+    g = E[ sum_t  grad log pi(a_t | s_t) * Psi_t ]          Schulman et al. 2016, eq. 1, arXiv:1506.02438
+
+`fastpg.returns` answers how good action t was (Psi), `fastpg.policy` which way makes it likelier (grad log pi).
+`fastpg.steps` and `fastpg.scan` are the single steps in Numba, for loops of your own.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fastpg import policy, returns
+from fastpg.policy import *  # noqa: F403
+from fastpg.returns import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from fastpg import steps as steps
+    from fastpg.steps import scan as scan
+
+__version__ = "0.1.0"
+__all__ = [*returns.__all__, *policy.__all__, "scan", "steps"]
+
+
+def __getattr__(name: str) -> Any:  # Numba takes longer to import than all the rest: only on first use
+    if name == "steps":
+        return import_module("fastpg.steps")
+    if name == "scan":
+        return import_module("fastpg.steps").scan
+    raise AttributeError(f"module 'fastpg' has no attribute {name!r}")

@@ -1,0 +1,316 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, freethreading_compatible=True
+"""From arrays to pointers: the only way into the compiled kernels from Python.
+
+`run_time` and `run_rows` answer a call whose arguments are already what a kernel wants and return None for any other, at once and
+without touching anything; `_check` then says what is wrong or makes it right and calls again.
+"""
+import os
+
+cimport numpy as cnp
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
+from libc.stdint cimport uintptr_t
+
+cnp.import_array()
+
+cdef extern from "fastpg.h" nogil:
+    enum:
+        FASTPG_MAX_PARAMETERS
+    ctypedef enum fastpg_kind:
+        FASTPG_IN, FASTPG_FLAG, FASTPG_SCALAR, FASTPG_INDEX, FASTPG_OUT, FASTPG_OUT_INDEX
+    ctypedef enum fastpg_dtype:
+        FASTPG_F32, FASTPG_F64
+    ctypedef enum fastpg_family:
+        FASTPG_TIME, FASTPG_ROW
+    ctypedef struct fastpg_operand:
+        char *data
+        Py_ssize_t stride0, stride1
+        char *last
+        Py_ssize_t last_stride
+    ctypedef struct fastpg_parameter:
+        const char *name
+        fastpg_kind kind
+        int per_row
+    ctypedef struct fastpg_kernel:
+        const char *name
+        fastpg_family family
+        int n_parameters
+        fastpg_parameter *parameters
+    ctypedef void (*fastpg_function)()
+    int fastpg_kernel_count()
+    const fastpg_kernel *fastpg_kernel_at(int kernel)
+    Py_ssize_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, Py_ssize_t size0, Py_ssize_t size1)
+    Py_ssize_t fastpg_first_cut(fastpg_operand terminated, fastpg_operand truncated, Py_ssize_t size0, Py_ssize_t size1)
+    int fastpg_isa_count()
+    const char *fastpg_isa_name(int isa)
+    int fastpg_isa_runs_here(int isa)
+    int fastpg_isa_current()
+    int fastpg_isa_use(const char *name)
+    const char *fastpg_symbol(int kernel, fastpg_dtype dtype)
+    fastpg_function fastpg_address(int kernel, fastpg_dtype dtype)
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, void *descr, int subok)
+
+cdef enum:
+    MOST_KERNELS = 256
+
+cdef struct Roles:
+    int terminated, truncated, value, next_value
+
+cdef Roles ROLES[MOST_KERNELS]
+
+
+cdef int position(int kernel, bytes name):
+    cdef int i
+    for i in range(fastpg_kernel_at(kernel).n_parameters):
+        if fastpg_kernel_at(kernel).parameters[i].name == name:
+            return i
+    return -1
+
+
+for _k in range(fastpg_kernel_count()):
+    ROLES[<int>_k] = Roles(position(_k, b"terminated"), position(_k, b"truncated"), position(_k, b"value"), position(_k, b"next_value"))
+
+cdef tuple KIND_NAMES = ("IN", "FLAG", "SCALAR", "INDEX", "OUT", "OUT_INDEX")
+cdef dict INDEX = {fastpg_kernel_at(k).name.decode(): k for k in range(fastpg_kernel_count())}
+
+
+def kernels():
+    """{kernel: [(kind, parameter), ...]} in the order of csrc/kernels.def."""
+    return {name: [(KIND_NAMES[<int>fastpg_kernel_at(k).parameters[i].kind], fastpg_kernel_at(k).parameters[i].name.decode())
+                   for i in range(fastpg_kernel_at(k).n_parameters)] for name, k in INDEX.items()}
+
+
+def family(str kernel):
+    """"time" or "rows": what a kernel's first axis is."""
+    return "time" if fastpg_kernel_at(INDEX[kernel]).family == FASTPG_TIME else "rows"
+
+
+def symbols():
+    """{symbol: address} of the flat entries, for compilers that call by name."""
+    return {fastpg_symbol(k, dtype).decode(): <uintptr_t><void *>fastpg_address(k, dtype)
+            for k in range(fastpg_kernel_count()) for dtype in (FASTPG_F32, FASTPG_F64)}
+
+
+def isa():
+    """Name of the instruction set in use."""
+    return fastpg_isa_name(fastpg_isa_current()).decode()
+
+
+def isas():
+    """Names of the instruction sets that this build holds and this machine runs, slowest first."""
+    return [fastpg_isa_name(i).decode() for i in range(fastpg_isa_count()) if fastpg_isa_runs_here(i)]
+
+
+def use_isa(name):
+    """Switches to an instruction set by name; None for the fastest."""
+    if name is None:
+        fastpg_isa_use(NULL)
+    elif fastpg_isa_use(name.encode()):
+        raise ValueError(f"instruction set {name!r} is not available; this machine runs {', '.join(isas())}")
+
+
+cdef bint plain(object array, int type_number, int ndim):
+    """An aligned native array of the given type and rank."""
+    return (cnp.PyArray_Check(array) and cnp.PyArray_TYPE(<cnp.ndarray>array) == type_number
+            and cnp.PyArray_NDIM(<cnp.ndarray>array) == ndim and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>array))
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b):
+    cdef int i
+    for i in range(cnp.PyArray_NDIM(a)):
+        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, i):
+            return False
+    return True
+
+
+cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
+    """Whether the stretches of memory from first to last item have a byte in common."""
+    cdef char *low[2]
+    cdef char *high[2]
+    cdef cnp.ndarray array
+    cdef Py_ssize_t reach
+    cdef int i, j
+    for j in range(2):
+        array = a if j == 0 else b
+        low[j] = high[j] = cnp.PyArray_BYTES(array)
+        for i in range(cnp.PyArray_NDIM(array)):
+            if cnp.PyArray_DIM(array, i) == 0:
+                return False
+            reach = (cnp.PyArray_DIM(array, i) - 1) * cnp.PyArray_STRIDE(array, i)
+            if reach < 0:
+                low[j] += reach
+            else:
+                high[j] += reach
+        high[j] += cnp.PyArray_ITEMSIZE(array)
+    return low[0] < high[1] and low[1] < high[0]
+
+
+def run_time(str kernel, tuple args, int axis, object out, bint optional, bint checked):
+    """Runs a TIME kernel on its parameters in order, the outputs left out; None where an argument is not plain.
+
+    Parameters after the first may be None where `optional`. A SCALAR is a float in [0, 1], or, once `checked`, an array shaped
+    like the first parameter.
+    """
+    cdef int k = INDEX[kernel], i, ndim, type_number, given = 0, filled = 0
+    cdef bint bootstrap = False
+    cdef Roles role = ROLES[k]
+    cdef const fastpg_kernel *spec = fastpg_kernel_at(k)
+    cdef fastpg_operand operands[FASTPG_MAX_PARAMETERS]
+    cdef float floats[FASTPG_MAX_PARAMETERS]
+    cdef double doubles[FASTPG_MAX_PARAMETERS]
+    cdef Py_ssize_t steps, lanes
+    cdef cnp.ndarray first, array
+    cdef object arg, made = None, made_too = None
+    cdef double number
+    cdef int t_axis, n_axis
+    if not cnp.PyArray_Check(args[0]):
+        return None
+    first = <cnp.ndarray>args[0]
+    ndim, type_number = cnp.PyArray_NDIM(first), cnp.PyArray_TYPE(first)
+    if ndim < 1 or ndim > 2 or (type_number != cnp.NPY_FLOAT32 and type_number != cnp.NPY_FLOAT64) or axis < 0 or axis >= ndim:
+        return None
+    t_axis, n_axis = axis, 1 - axis
+    steps = cnp.PyArray_DIM(first, t_axis)
+    lanes = 1 if ndim == 1 else cnp.PyArray_DIM(first, n_axis)
+    for i in range(spec.n_parameters):
+        operands[i].data = operands[i].last = NULL
+        operands[i].stride0 = operands[i].stride1 = operands[i].last_stride = 0
+        if spec.parameters[i].kind == FASTPG_OUT:
+            if out is None:
+                array = <cnp.ndarray>PyArray_NewLikeArray(first, cnp.NPY_KEEPORDER, NULL, 0)
+            else:
+                if not plain(out, type_number, ndim) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or not same_shape(<cnp.ndarray>out, first):
+                    return None
+                array = <cnp.ndarray>out
+                for arg in args:
+                    if cnp.PyArray_Check(arg) and overlap(array, <cnp.ndarray>arg):
+                        return None
+            if filled:
+                made_too = array
+            else:
+                made = array
+            filled += 1
+        else:
+            arg = args[given]
+            given += 1
+            if spec.parameters[i].kind == FASTPG_SCALAR:
+                if PyFloat_CheckExact(arg):
+                    number = PyFloat_AS_DOUBLE(arg)
+                    if not 0 <= number <= 1:
+                        return None
+                    floats[i], doubles[i] = <float>number, number
+                    operands[i].data = <char *>&floats[i] if type_number == cnp.NPY_FLOAT32 else <char *>&doubles[i]
+                    continue
+                if not checked or not plain(arg, type_number, ndim):
+                    return None
+            elif arg is None:
+                if i == 0 or not optional:
+                    return None
+                continue
+            elif spec.parameters[i].kind == FASTPG_FLAG:
+                if not plain(arg, cnp.NPY_BOOL, ndim):
+                    return None
+            elif i == role.next_value and plain(arg, type_number, ndim - 1):  # V after the last row alone
+                array = <cnp.ndarray>arg
+                if ndim == 2 and cnp.PyArray_DIM(array, 0) != lanes:
+                    return None
+                operands[i].last = cnp.PyArray_BYTES(array)
+                operands[i].last_stride = cnp.PyArray_STRIDE(array, 0) if ndim == 2 else 0
+                bootstrap = True
+                continue
+            elif not plain(arg, type_number, ndim):
+                return None
+            array = <cnp.ndarray>arg
+            if not same_shape(array, first):
+                return None
+        operands[i].data = cnp.PyArray_BYTES(array)
+        operands[i].stride0 = cnp.PyArray_STRIDE(array, t_axis)
+        operands[i].stride1 = cnp.PyArray_STRIDE(array, n_axis) if ndim == 2 else 0
+    if bootstrap and steps:
+        if fastpg_first_cut(operands[role.terminated], operands[role.truncated], steps, lanes) >= 0:
+            return None
+        if role.value >= 0:  # V(s_{t+1}) stands one row further down
+            operands[role.next_value].data = operands[role.value].data + operands[role.value].stride0
+            operands[role.next_value].stride0 = operands[role.value].stride0
+            operands[role.next_value].stride1 = operands[role.value].stride1
+        elif not checked:
+            return None
+    with nogil:
+        fastpg_run(k, FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64, operands, steps, lanes)
+    return made if made_too is None else (made, made_too)
+
+
+def run_rows(str kernel, tuple args, object out):
+    """Runs a ROW kernel on its parameters in order, the output left out; None where an argument is not plain, an int where that row is refused."""
+    cdef int k = INDEX[kernel], i, type_number, wanted, given = 0
+    cdef const fastpg_kernel *spec = fastpg_kernel_at(k)
+    cdef fastpg_operand operands[FASTPG_MAX_PARAMETERS]
+    cdef Py_ssize_t rows, actions, bad
+    cdef cnp.npy_intp shape[1]
+    cdef cnp.ndarray first, array
+    cdef object arg
+    cdef fastpg_kind kind
+    if not cnp.PyArray_Check(args[0]):
+        return None
+    first = <cnp.ndarray>args[0]
+    type_number = cnp.PyArray_TYPE(first)
+    if type_number != cnp.NPY_FLOAT32 and type_number != cnp.NPY_FLOAT64 or not plain(first, type_number, 2):
+        return None
+    rows, actions = cnp.PyArray_DIM(first, 0), cnp.PyArray_DIM(first, 1)
+    if actions == 0:
+        return None
+    shape[0] = rows
+    for i in range(spec.n_parameters):
+        kind = spec.parameters[i].kind
+        operands[i].data = operands[i].last = NULL
+        operands[i].stride0 = operands[i].stride1 = operands[i].last_stride = 0
+        wanted = type_number
+        if kind == FASTPG_INDEX or kind == FASTPG_OUT_INDEX:
+            wanted = cnp.NPY_INT64
+        elif kind == FASTPG_FLAG:
+            wanted = cnp.NPY_BOOL
+        if kind == FASTPG_OUT or kind == FASTPG_OUT_INDEX:
+            if out is None:
+                if spec.parameters[i].per_row:
+                    out = cnp.PyArray_EMPTY(1, shape, wanted, 0)
+                else:
+                    out = PyArray_NewLikeArray(first, cnp.NPY_KEEPORDER, NULL, 0)
+            elif not plain(out, wanted, 1 if spec.parameters[i].per_row else 2) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
+                return None
+            else:
+                for arg in args:
+                    if cnp.PyArray_Check(arg) and overlap(<cnp.ndarray>out, <cnp.ndarray>arg):
+                        return None
+            arg = out
+        else:
+            arg = args[given]
+            given += 1
+        if arg is None and kind == FASTPG_FLAG:
+            continue
+        if kind == FASTPG_FLAG and plain(arg, wanted, 1):  # legal (A,): the same for every row
+            array = <cnp.ndarray>arg
+            if cnp.PyArray_DIM(array, 0) != actions:
+                return None
+            operands[i].data, operands[i].stride1 = cnp.PyArray_BYTES(array), cnp.PyArray_STRIDE(array, 0)
+            continue
+        if not plain(arg, wanted, 1 if spec.parameters[i].per_row else 2):
+            return None
+        array = <cnp.ndarray>arg
+        if cnp.PyArray_DIM(array, 0) != rows or (not spec.parameters[i].per_row and cnp.PyArray_DIM(array, 1) != actions):
+            return None
+        operands[i].data, operands[i].stride0 = cnp.PyArray_BYTES(array), cnp.PyArray_STRIDE(array, 0)
+        if not spec.parameters[i].per_row:
+            operands[i].stride1 = cnp.PyArray_STRIDE(array, 1)
+    with nogil:
+        bad = fastpg_run(k, FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64, operands, rows, actions)
+    return out if bad < 0 else bad
+
+
+if os.environ.get("FASTPG_ISA"):
+    try:
+        use_isa(os.environ["FASTPG_ISA"])
+    except ValueError as error:
+        raise ImportError(f"FASTPG_ISA: {error}") from None
+else:
+    use_isa(None)
