@@ -6,9 +6,16 @@
 
 #define ABS(x) ((x) < 0 ? -(x) : (x))
 
+/* A vector of the items of a followed by those of b, picked by number. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (order){__VA_ARGS__})
+#define NEEDS_ORDER
+#endif
+
 enum {
-    STAGE_BYTES = 4096, /* of one parameter's stage: with a dozen parameters still well inside the L2 cache */
-    TILE_BYTES = 16384
+    STAGE_BYTES = 4096 /* of one parameter's stage: with a dozen parameters still well inside the L2 cache */
 };
 
 typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1);
@@ -21,9 +28,16 @@ typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_ope
 #endif
 #endif
 
+#ifdef __FP_FAST_FMA
+#define ISA_HAS_FMA 1
+#else
+#define ISA_HAS_FMA 0
+#endif
 #define ISA base
 #include "each_dtype.h"
 #undef ISA
+#undef ISA_HAS_FMA
+#define ISA_HAS_FMA 1
 
 #ifdef HAS_AVX2
 #define ISA avx2

@@ -1,9 +1,16 @@
-/* Includes every body for float, then for double. ISA names the instruction set they are compiled for. */
+/* Includes every body for float, then for double. ISA names the instruction set they are compiled for, ISA_HAS_FMA says whether
+ * it multiplies and adds in one instruction. */
 #define JOIN_(name, dtype, isa) name##_##dtype##_##isa
 #define JOIN(name, dtype, isa) JOIN_(name, dtype, isa)
 #define F(name) JOIN(name, DTYPE, ISA)
+#if ISA_HAS_FMA
+#define MADD(a, b, c) FMA(a, b, c)
+#else
+#define MADD(a, b, c) ((a) * (b) + (c))
+#endif
 
 #define DTYPE f32
+#define FMA __builtin_fmaf
 #define REAL float
 #define REAL_IS_FLOAT
 #define BITS uint32_t
@@ -18,6 +25,7 @@
 #define EXP_SMALLEST (-87.3365447505531f) /* ln 2^-126 */
 #include "bodies.h"
 #undef DTYPE
+#undef FMA
 #undef REAL
 #undef REAL_IS_FLOAT
 #undef BITS
@@ -32,6 +40,7 @@
 #undef EXP_SMALLEST
 
 #define DTYPE f64
+#define FMA __builtin_fma
 #define REAL double
 #define BITS uint64_t
 #define MANTISSA_BITS 52
@@ -45,6 +54,7 @@
 #define EXP_SMALLEST (-708.396418532264106) /* ln 2^-1022 */
 #include "bodies.h"
 #undef DTYPE
+#undef FMA
 #undef REAL
 #undef BITS
 #undef MANTISSA_BITS
@@ -58,5 +68,6 @@
 #undef EXP_SMALLEST
 
 #undef F
+#undef MADD
 #undef JOIN
 #undef JOIN_

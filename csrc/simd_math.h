@@ -1,33 +1,33 @@
 /* exp and log as short polynomials in plain C that a compiler turns into vectors. Included once a dtype.
- * Coefficients are those of the Taylor series; each remainder is stated, so nothing here was fitted or looked up. */
+ * MADD(a, b, c) is a * b + c, rounded once where the instruction set has it for free. Coefficients are those of the Taylor series; each remainder is stated, so nothing here was fitted or looked up. */
 
 /* e^x for x <= 0: x = n ln 2 + r with |r| <= ln(2)/2, e^x = 2^n e^r. Below the smallest normal number the result is 0. NaN stays NaN. */
 static inline REAL F(exp_nonpositive)(REAL x)
 {
     /* Adding 1.5 * 2^mantissa rounds to an integer and leaves that integer in the low bits. */
-    const REAL shifted = x * (REAL)1.44269504088896340736 + ROUND_SHIFT;
+    const REAL shifted = MADD(x, (REAL)1.44269504088896340736, ROUND_SHIFT);
     const REAL n = shifted - ROUND_SHIFT;
-    const REAL r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    const REAL r = MADD(n, -LN2_LOW, MADD(n, -LN2_HIGH, x));
     F(pun) scale = {.real = shifted};
     scale.bits = (scale.bits + EXPONENT_BIAS) << MANTISSA_BITS;
 #ifdef REAL_IS_FLOAT /* (ln 2 / 2)^8 / 8! = 5e-9 */
     REAL p = (REAL)1 / 5040;
 #else /* (ln 2 / 2)^14 / 14! = 4e-18 */
     REAL p = (REAL)1 / 6227020800;
-    p = p * r + (REAL)1 / 479001600;
-    p = p * r + (REAL)1 / 39916800;
-    p = p * r + (REAL)1 / 3628800;
-    p = p * r + (REAL)1 / 362880;
-    p = p * r + (REAL)1 / 40320;
-    p = p * r + (REAL)1 / 5040;
+    p = MADD(p, r, (REAL)1 / 479001600);
+    p = MADD(p, r, (REAL)1 / 39916800);
+    p = MADD(p, r, (REAL)1 / 3628800);
+    p = MADD(p, r, (REAL)1 / 362880);
+    p = MADD(p, r, (REAL)1 / 40320);
+    p = MADD(p, r, (REAL)1 / 5040);
 #endif
-    p = p * r + (REAL)1 / 720;
-    p = p * r + (REAL)1 / 120;
-    p = p * r + (REAL)1 / 24;
-    p = p * r + (REAL)1 / 6;
-    p = p * r + (REAL)1 / 2;
-    p = p * r + 1;
-    p = p * r + 1;
+    p = MADD(p, r, (REAL)1 / 720);
+    p = MADD(p, r, (REAL)1 / 120);
+    p = MADD(p, r, (REAL)1 / 24);
+    p = MADD(p, r, (REAL)1 / 6);
+    p = MADD(p, r, (REAL)1 / 2);
+    p = MADD(p, r, 1);
+    p = MADD(p, r, 1);
     const REAL result = p * scale.real;
     return x < EXP_SMALLEST ? 0 : result;
 }
@@ -47,16 +47,16 @@ static inline REAL F(log_of_sum)(REAL x)
     REAL p = (REAL)1 / 11;
 #else /* w^11 / 23 = 6e-19 */
     REAL p = (REAL)1 / 21;
-    p = p * w + (REAL)1 / 19;
-    p = p * w + (REAL)1 / 17;
-    p = p * w + (REAL)1 / 15;
-    p = p * w + (REAL)1 / 13;
-    p = p * w + (REAL)1 / 11;
+    p = MADD(p, w, (REAL)1 / 19);
+    p = MADD(p, w, (REAL)1 / 17);
+    p = MADD(p, w, (REAL)1 / 15);
+    p = MADD(p, w, (REAL)1 / 13);
+    p = MADD(p, w, (REAL)1 / 11);
 #endif
-    p = p * w + (REAL)1 / 9;
-    p = p * w + (REAL)1 / 7;
-    p = p * w + (REAL)1 / 5;
-    p = p * w + (REAL)1 / 3;
+    p = MADD(p, w, (REAL)1 / 9);
+    p = MADD(p, w, (REAL)1 / 7);
+    p = MADD(p, w, (REAL)1 / 5);
+    p = MADD(p, w, (REAL)1 / 3);
     /* 2z = f - z f exactly, and f is exact: rounding touches only the small rest. */
     const REAL result = exponent * LN2_HIGH + (f - (z * f - (2 * z * w * p + exponent * LN2_LOW)));
     return x == x ? result : x;
