@@ -1,0 +1,236 @@
+"""CASES: one row per kernel. What tests, benchmarks and the self-test know about a kernel stands here and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+import fastpg
+from fastpg import _core, reference
+
+__all__ = ["CASES", "Case", "bench", "compare", "measure_copy", "selftest", "time_call"]
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+Make = Callable[[np.random.Generator, Shape, DTypeLike], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kernel: how to call it, what to hold it against, how close it must come."""
+
+    name: str  # the public name, dotted: "gae", "categorical.log_prob"
+    make: Make  # (rng, shape, dtype) -> arguments by name, in order
+    # Largest error allowed, in units of eps * (1 + the largest magnitude of the result); 0 means the same bits.
+    tolerance: float = 0.0
+    grad_of: str | None = None  # the function whose weighted sum this is the gradient of, with respect to its first argument or `wrt`
+    keywords: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def over_time(self) -> bool:
+        """Whether shapes are (T,) or (T, N), with axis; otherwise (M, A)."""
+        return "." not in self.name
+
+    @property
+    def id(self) -> str:
+        return self.name + "".join(f"-{v}" for _, v in self.keywords)
+
+    def function(self) -> Callable[..., Any]:
+        return _resolve(fastpg, self.name)
+
+    def spec(self) -> Callable[..., Any]:
+        return _resolve(reference, self.name)
+
+    def call(self, arguments: dict[str, Any], **keywords: Any) -> Any:
+        return self.function()(*arguments.values(), **dict(self.keywords), **keywords)
+
+    def expect(self, arguments: dict[str, Any], **keywords: Any) -> Any:
+        return self.spec()(*arguments.values(), **dict(self.keywords), **keywords)
+
+
+def _resolve(root: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        root = getattr(root, name)
+    return root
+
+
+def _episode(rng: np.random.Generator, shape: Shape, dtype: DTypeLike, names: str, gamma: float, lambda_: float | None = None) -> dict[str, Any]:
+    """Normal rewards and values; an episode ends about every 20 steps, terminated and truncated alike."""
+    arguments: dict[str, Any] = {}
+    for name in names.split():
+        flag = name in ("terminated", "truncated")
+        arguments[name] = rng.random(shape) < 0.05 if flag else rng.standard_normal(shape).astype(dtype)
+    arguments["gamma"] = gamma
+    if lambda_ is not None:
+        arguments["lambda_"] = lambda_
+    return arguments
+
+
+def _time(names: str, gamma: float = 0.99, lambda_: float | None = None) -> Make:
+    return lambda rng, shape, dtype: _episode(rng, shape, dtype, names, gamma, lambda_)
+
+
+def _rows(names: str) -> Make:
+    def make(rng: np.random.Generator, shape: Shape, dtype: DTypeLike) -> dict[str, Any]:
+        draw: dict[str, Callable[[], Any]] = {
+            "logits": lambda: (3 * rng.standard_normal(shape)).astype(dtype),
+            "other": lambda: (3 * rng.standard_normal(shape)).astype(dtype),
+            "action": lambda: rng.integers(0, shape[1], shape[0]),
+            "weight": lambda: rng.standard_normal(shape[0]).astype(dtype),
+            "rng": lambda: np.random.default_rng(7),
+        }
+        return {name: draw[name]() for name in names.split()}
+
+    return make
+
+
+# Tolerances: four times the worst error seen over the test shapes, both dtypes and all instruction sets.
+CASES = [
+    Case("total_return", _time("reward terminated truncated")),
+    Case("reward_to_go", _time("reward next_value terminated truncated")),
+    Case("td_residual", _time("reward value next_value terminated truncated")),
+    Case("gae", _time("reward value next_value terminated truncated", lambda_=0.95)),
+    Case("gae_and_return", _time("reward value next_value terminated truncated", lambda_=0.95)),
+    Case("lambda_return", _time("reward next_value terminated truncated", lambda_=0.95)),
+    Case("categorical.log_prob", _rows("logits action"), tolerance=8),
+    Case("categorical.log_prob_grad", _rows("logits action weight"), tolerance=16, grad_of="categorical.log_prob"),
+    Case("categorical.entropy", _rows("logits"), tolerance=16),
+    Case("categorical.entropy_grad", _rows("logits weight"), tolerance=32, grad_of="categorical.entropy"),
+    Case("categorical.kl", _rows("logits other"), tolerance=32),
+    Case("categorical.kl_grad", _rows("logits other weight"), tolerance=64, grad_of="categorical.kl"),
+    Case("categorical.kl_grad", _rows("logits other weight"), tolerance=16, grad_of="categorical.kl", keywords=(("wrt", "other"),)),
+    Case("categorical.sample", _rows("logits rng")),
+    Case("categorical.mode", _rows("logits")),
+]
+
+
+def compare(got: Any, wanted: Any, tolerance: float) -> str:
+    """Empty where got equals wanted, NaN for NaN and inf for inf, within `tolerance`; else what differs."""
+    if isinstance(wanted, tuple):
+        return next((why for g, w in zip(got, wanted, strict=True) if (why := compare(g, w, tolerance))), "")
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        return f"shape {got.shape} and dtype {got.dtype}, but {wanted.shape} and {wanted.dtype} are wanted"
+    finite = np.isfinite(wanted)
+    if not np.array_equal(got[~finite], wanted[~finite], equal_nan=True):
+        return "NaN or inf in other places"
+    if not finite.any():
+        return ""
+    g, w = got[finite], wanted[finite]
+    if tolerance == 0:
+        return "" if np.array_equal(g, w) else f"{int((g != w).sum())} of {w.size} items differ, by up to {np.abs(g - w).max()}"
+    error = np.abs(g.astype(np.float64) - w).max() / (np.finfo(w.dtype).eps * (1 + float(np.abs(w).max())))
+    return "" if error <= tolerance else f"error {error:.1f}, tolerance {tolerance}"
+
+
+def _check_shapes(case: Case) -> list[Shape]:
+    return [(33,), (65, 1), (17, 9), (70, 130)] if case.over_time else [(1, 2), (65, 4), (33, 18), (9, 65), (3, 1000)]
+
+
+def selftest() -> list[str]:
+    """Holds the installed build against the specification on every instruction set of this machine; the failures, each a line."""
+    failures = []
+    in_use = _core.isa()
+    try:
+        for isa in _core.isas():
+            _core.use_isa(isa)
+            for case in CASES:
+                for shape in _check_shapes(case):
+                    for dtype in (np.float32, np.float64):
+                        arguments = case.make(np.random.default_rng(0), shape, dtype)
+                        wanted = case.expect(case.make(np.random.default_rng(0), shape, dtype))
+                        if case.name == "categorical.sample" and dtype == np.float32:
+                            continue  # a uniform may fall between two roundings of one boundary
+                        why = compare(case.call(arguments), wanted, case.tolerance)
+                        if why:
+                            failures.append(f"{case.id} {isa} {np.dtype(dtype)} {shape}: {why}")
+    finally:
+        _core.use_isa(in_use)
+    return failures
+
+
+# --- timing
+
+
+def time_call(call: Callable[[], Any], seconds: float = 0.1) -> float:
+    """Median seconds of a call, in about `seconds`, a first call and its compilation left out."""
+    call()
+    start = time.perf_counter()
+    call()
+    once = max(time.perf_counter() - start, 1e-7)
+    inner = max(1, int(seconds / 20 / once))
+    times = []
+    for _ in range(max(3, min(21, int(seconds / (inner * once))))):
+        start = time.perf_counter()
+        for _ in range(inner):
+            call()
+        times.append((time.perf_counter() - start) / inner)
+    return float(np.median(times))
+
+
+def measure_copy(size: int = 1 << 27) -> float:
+    """Bytes a second that this machine copies, read and write counted, one thread, far outside the caches."""
+    source, target = np.ones(size // 8), np.empty(size // 8)
+    return 2 * size / time_call(lambda: np.copyto(target, source), 0.5)
+
+
+def bytes_moved(arguments: dict[str, Any], result: Any) -> int:
+    """Bytes that a call must move: every array in once, every array out once."""
+    arrays = [a for a in arguments.values() if isinstance(a, np.ndarray)]
+    return sum(a.nbytes for a in arrays) + sum(a.nbytes for a in (result if isinstance(result, tuple) else (result,)))
+
+
+def _bench_rows() -> Iterator[dict[str, Any]]:
+    copy = measure_copy()
+    for case in CASES:
+        shapes: list[tuple[Shape, int]]
+        shapes = [((128, 8), 0), ((256, 1024), 0), ((64, 1024), 1)] if case.over_time else [((65536, 4), 0), ((65536, 18), 0), ((4096, 512), 0)]
+        for shape, axis in shapes:
+            for dtype in (np.float32, np.float64):
+                arguments = case.make(np.random.default_rng(0), shape, dtype)
+                keywords: dict[str, Any] = {"axis": axis} if case.over_time else {}
+                got = case.call(case.make(np.random.default_rng(0), shape, dtype), **keywords)
+                wanted = case.expect(case.make(np.random.default_rng(0), shape, dtype), **keywords)
+                sampled = case.name == "categorical.sample" and dtype == np.float32
+                if not sampled and (why := compare(got, wanted, case.tolerance)):
+                    raise AssertionError(f"{case.id} {shape} {np.dtype(dtype)}: {why}")
+                moved = bytes_moved(arguments, got)
+                seconds = {
+                    "numpy": time_call(lambda: case.expect(arguments, **keywords)),  # noqa: B023
+                    "fastpg": time_call(lambda: case.call(arguments, **keywords)),  # noqa: B023
+                }
+                for library, median in seconds.items():
+                    yield {
+                        "kernel": case.id,
+                        "shape": list(shape),
+                        "dtype": str(np.dtype(dtype)),
+                        "layout": "rows" if not case.over_time else "batch-major" if axis else "time-major",
+                        "library": library,
+                        "median_seconds": median,
+                        "bytes": moved,
+                        "speedup_over_numpy": seconds["numpy"] / median,
+                        "fraction_of_copy": moved / median / copy,
+                    }
+
+
+def bench(json_path: str | None = None) -> str:
+    """Times every kernel against naive NumPy and copy bandwidth, equality checked first; the short form of `make bench`, as a table."""
+    rows = list(_bench_rows())
+    if json_path:
+        about = {"fastpg": fastpg.__version__, "numpy": np.__version__, "isa": _core.isa(), "machine": platform.processor() or platform.machine()}
+        Path(json_path).write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    head = f"{'kernel':34}{'shape':>14}{'dtype':>9}{'layout':>13}{'us':>10}{'x numpy':>9}{'of copy':>9}"
+    lines = [
+        f"{r['kernel']:34}{'x'.join(map(str, r['shape'])):>14}{r['dtype']:>9}{r['layout']:>13}"
+        f"{r['median_seconds'] * 1e6:>10.1f}{r['speedup_over_numpy']:>9.1f}{r['fraction_of_copy']:>9.2f}"
+        for r in rows
+        if r["library"] == "fastpg"
+    ]
+    return "\n".join([head, *lines])
