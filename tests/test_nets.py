@@ -1,0 +1,167 @@
+"""Nets against finite differences, closed forms and their papers' formulas."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+
+from fastpg.nets import MLP, Adam, blas_threads, clip_norm, orthogonal
+
+SIZES = [(3, 2), (4, 5, 3), (3, 7, 6, 2)]
+
+
+def net(sizes, activation="tanh", dtype=np.float64, seed=0):
+    made = MLP(sizes, rng=np.random.default_rng(seed), activation=activation, dtype=dtype)
+    for bias in made.bias:  # biases start at 0; elsewhere a wrong bias would go unseen
+        bias[...] = np.random.default_rng(seed + 1).standard_normal(len(bias))
+    return made
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_forward_is_the_formula(sizes, activation):
+    made = net(sizes, activation)
+    x = np.random.default_rng(2).standard_normal((6, sizes[0]))
+    h, start = x, 0
+    for k, (i, o) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        weight = made.parameter[start : start + i * o].reshape(i, o)
+        bias = made.parameter[start + i * o : start + i * o + o]
+        start += i * o + o
+        h = np.array([[sum(row[m] * weight[m, n] for m in range(i)) + bias[n] for n in range(o)] for row in h])
+        if k < len(sizes) - 2:
+            h = np.tanh(h) if activation == "tanh" else np.where(h > 0, h, 0.0)
+    assert start == made.parameter.size
+    np.testing.assert_allclose(made.forward(x), h, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_backward_is_the_derivative_of_forward(sizes, activation):
+    made = net(sizes, activation)
+    rng = np.random.default_rng(3)
+    x, upstream = rng.standard_normal((5, sizes[0])), rng.standard_normal((5, sizes[-1]))
+    made.forward(x)
+    grad, grad_x = (g.copy() for g in made.backward_input(x, upstream))
+    made.forward(x)
+    assert np.array_equal(made.backward(x, upstream), grad)
+
+    def loss():
+        return float((made.forward(x) * upstream).sum())
+
+    for vector, expected in ((made.parameter, grad), (x.reshape(-1), grad_x.reshape(-1))):
+        difference = np.empty_like(vector)
+        for k in range(vector.size):
+            kept, h = vector[k], 1e-6
+            vector[k] = kept + h
+            up = loss()
+            vector[k] = kept - h
+            difference[k] = (up - loss()) / (2 * h)
+            vector[k] = kept
+        np.testing.assert_allclose(expected, difference, rtol=1e-6, atol=1e-8)
+
+
+def test_float32_net_is_the_float64_net_rounded():
+    wide, narrow = net((4, 64, 64, 2)), net((4, 64, 64, 2), dtype=np.float32)
+    x = np.random.default_rng(2).standard_normal((100, 4))
+    y = narrow.forward(x.astype(np.float32))
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, wide.forward(x), atol=64 * 2.0**-23 * 4)
+
+
+def test_every_parameter_is_a_view_of_one_vector():
+    made = net((4, 8, 2), dtype=np.float32)
+    assert made.parameter.size == 4 * 8 + 8 + 8 * 2 + 2
+    made.parameter[:] = 0
+    assert not made.forward(np.ones((3, 4), np.float32)).any()
+    made.bias[1][...] = 7
+    assert (made.forward(np.ones((3, 4), np.float32)) == 7).all()
+
+
+def test_different_numbers_of_rows_do_not_disturb_each_other():
+    made = net((4, 8, 2))
+    x = np.random.default_rng(0).standard_normal((50, 4))
+    whole = made.forward(x).copy()
+    for rows in range(1, 50):
+        np.testing.assert_allclose(made.forward(x[:rows]), whole[:rows], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5, 3), (3, 5), (4, 4), (64, 1)])
+def test_orthogonal_weights_have_orthonormal_rows_or_columns_times_gain(rows, columns):
+    w = orthogonal(np.random.default_rng(0), rows, columns, gain=1.5)
+    assert w.shape == (rows, columns)
+    gram = w.T @ w if rows >= columns else w @ w.T
+    np.testing.assert_allclose(gram, 1.5**2 * np.eye(min(rows, columns)), atol=1e-12)
+
+
+def test_gain_scales_each_layer():
+    made = MLP((4, 8, 2), rng=np.random.default_rng(0), gain=(3.0, 0.01), dtype=np.float64)
+    np.testing.assert_allclose(np.linalg.norm(made.weight[0], 2), 3.0)
+    np.testing.assert_allclose(np.linalg.norm(made.weight[1], 2), 0.01)
+    assert not made.bias[0].any() and not made.bias[1].any()
+
+
+def test_adam_is_algorithm_1_of_kingma_and_ba():
+    rng = np.random.default_rng(0)
+    parameter = rng.standard_normal(7)
+    expected, m, v = parameter.copy(), np.zeros(7), np.zeros(7)
+    adam = Adam(parameter, beta1=0.8, beta2=0.95, eps=1e-3)
+    for t in range(1, 20):
+        grad = rng.standard_normal(7)
+        kept = grad.copy()
+        adam.step(grad, 0.1 / t)
+        assert np.array_equal(grad, kept)
+        m = 0.8 * m + (1 - 0.8) * grad
+        v = 0.95 * v + (1 - 0.95) * grad**2
+        expected = expected - 0.1 / t * (m / (1 - 0.8**t)) / (np.sqrt(v / (1 - 0.95**t)) + 1e-3)
+        np.testing.assert_allclose(parameter, expected, rtol=1e-12)
+
+
+def test_adam_moves_by_lr_in_the_first_step_whatever_the_scale():
+    for scale in (1e-3, 1.0, 1e3):
+        parameter = np.zeros(2)
+        Adam(parameter, eps=0.0).step(np.array([scale, -scale]), 0.25)
+        np.testing.assert_allclose(parameter, [-0.25, 0.25])
+
+
+def test_clip_norm_shortens_only_what_is_too_long():
+    grad = np.array([3.0, 4.0])
+    assert clip_norm(grad, 6.0) == 5.0 and grad.tolist() == [3.0, 4.0]
+    assert clip_norm(grad, 2.5) == 5.0 and grad.tolist() == [1.5, 2.0]
+
+
+def test_blas_threads_gives_back_the_number_it_found():
+    library = ctypes.CDLL(np._core._multiarray_umath.__file__)
+    if not hasattr(library, "scipy_openblas_get_num_threads64_"):
+        pytest.skip("this NumPy does not bring its own OpenBLAS")
+    threads = library.scipy_openblas_get_num_threads64_
+    before = threads()
+    with blas_threads(1):
+        assert threads() == 1
+        with pytest.raises(KeyError), blas_threads(2):
+            assert threads() == 2
+            raise KeyError
+        assert threads() == 1
+    assert threads() == before
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (ValueError, "sizes is", lambda n: MLP((4,), rng=np.random.default_rng(0))),
+        (ValueError, "sizes is", lambda n: MLP((4, 0, 2), rng=np.random.default_rng(0))),
+        (ValueError, "activation is 'gelu'", lambda n: MLP((4, 2), rng=np.random.default_rng(0), activation="gelu")),
+        (ValueError, "gain has 2", lambda n: MLP((4, 2), rng=np.random.default_rng(0), gain=(1, 1))),
+        (ValueError, r"x has shape \(5, 3\)", lambda n: n.forward(np.ones((5, 3), np.float32))),
+        (ValueError, r"x has shape \(4,\)", lambda n: n.forward(np.ones(4, np.float32))),
+        (TypeError, "x has dtype float64", lambda n: n.forward(np.ones((5, 4)))),
+        (ValueError, "grad_output has 4 rows", lambda n: n.backward(np.ones((5, 4), "f4"), np.ones((4, 2), "f4"))),
+        (ValueError, "grad has shape", lambda n: Adam(np.ones(3)).step(np.ones(1), 0.1)),
+        (ValueError, "beta2 is 1.0", lambda n: Adam(np.ones(3), beta2=1.0)),
+        (ValueError, "most is 0", lambda n: clip_norm(np.ones(3), 0)),
+    ],
+)
+def test_bad_input_is_named(error, words, call):
+    with pytest.raises(error, match=words):
+        call(MLP((4, 2), rng=np.random.default_rng(0)))
