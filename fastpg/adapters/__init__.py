@@ -1,0 +1,30 @@
+"""One foreign library per file. Importing this package imports none of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from fastpg import envs
+
+__all__ = ["make_env", "require"]
+
+
+def require(name: str, extra: str = "train") -> ModuleType:
+    """The foreign module `name`, or an ImportError that says what to install."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        library = name.partition(".")[0]
+        if (error.name or "").partition(".")[0] != library:
+            raise  # it is there, but something it needs is not
+        raise ImportError(f'{library} is not installed: pip install "fastpg[{extra}]"', name=library) from None
+
+
+def make_env(id: str, lanes: int = 1) -> envs.VectorEnv:
+    """A vector environment: fastpg/... is built in, every other id is Gymnasium's."""
+    if id.startswith("fastpg/"):
+        return envs.make(id, lanes)
+    from fastpg.adapters import gymnasium
+
+    return gymnasium.make(id, lanes)

@@ -1,0 +1,1 @@
+"""Training loops, one page each: fastpg.train.ppo and fastpg.train.reinforce."""
