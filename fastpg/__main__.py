@@ -1,0 +1,7 @@
+"""python -m fastpg"""
+
+import sys
+
+from fastpg.cli import main
+
+sys.exit(main())
