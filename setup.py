@@ -13,7 +13,10 @@ from setuptools.command.build_ext import build_ext
 
 # No -ffast-math: it deletes NaN. No contraction: the kernels equal the specification bit for bit on every instruction set.
 FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
-TARGETS = {"FASTPG_NO_SIMD": "avx2,fma", "FASTPG_NO_AVX512": "avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512"}
+TARGETS = {
+    "FASTPG_NO_SIMD": "avx2,fma",
+    "FASTPG_NO_AVX512": "avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512",
+}
 NO_COMPILER = """
 fastpg needs a C compiler to build, and none worked here ({reason}).
 Install one (Debian, Ubuntu: apt install gcc python3-dev; macOS: xcode-select --install) and run the command again."""
@@ -30,7 +33,11 @@ class Build(build_ext):
         if not works:
             raise SystemExit(NO_COMPILER.format(reason="a program of one line does not compile"))
         unix = self.compiler.compiler_type != "msvc"
-        flags = [flag for flag in FLAGS if self.compiles("int main(void) { return 0; }", [flag])] if unix else ["/O2", "/std:c11", "/fp:precise"]
+        flags = (
+            [flag for flag in FLAGS if self.compiles("int main(void) { return 0; }", [flag])]
+            if unix
+            else ["/O2", "/std:c11", "/fp:precise"]
+        )
         macros = [(name, "1") for name, target in TARGETS.items() if not self.has_target(target)]
         for extension in self.extensions:
             extension.extra_compile_args += flags

@@ -58,7 +58,9 @@ def _over_time(kernel: str, args: tuple[Any, ...], axis: Any, out: Any, optional
             ready.append(_next_value(kernel, as_floats(name, value, like=(first, anchor)), given, first, anchor, axis))
         else:
             ready.append(same_shape(name, as_floats(name, value, like=(first, anchor)), first, anchor))
-    return into(out, anchor.shape, anchor.dtype, ready, lambda o: _core.run_time(kernel, tuple(ready), axis, o, optional, True))
+    return into(
+        out, anchor.shape, anchor.dtype, ready, lambda o: _core.run_time(kernel, tuple(ready), axis, o, optional, True)
+    )
 
 
 def _next_value(kernel: str, next_value: Array, given: dict[str, Any], first: str, anchor: Array, axis: int) -> Array:
@@ -76,9 +78,13 @@ def _next_value(kernel: str, next_value: Array, given: dict[str, Any], first: st
             f"next_value has shape {lanes}, the values after the last row, but {kernel} reads V of the next state at every step; "
             f"{anchor.shape} is wanted"
         )
-    ended = [None if given[k] is None else np.moveaxis(as_flags(k, given[k]), axis, 0) for k in ("terminated", "truncated")]
+    ended = [
+        None if given[k] is None else np.moveaxis(as_flags(k, given[k]), axis, 0) for k in ("terminated", "truncated")
+    ]
     if ended[1] is not None and ended[1].shape[0] > 0:
-        missing = ended[1][:-1] if ended[0] is None or ended[0].shape != ended[1].shape else ended[1][:-1] & ~ended[0][:-1]
+        missing = (
+            ended[1][:-1] if ended[0] is None or ended[0].shape != ended[1].shape else ended[1][:-1] & ~ended[0][:-1]
+        )
         if missing.any():
             where = tuple(int(i) for i in np.argwhere(missing)[0])
             step = f"step {where[0]}" + (f" of lane {where[1]}" if len(where) > 1 else "")
@@ -128,12 +134,16 @@ def _over_rows(kernel: str, args: tuple[Any, ...], out: Any) -> Any:
         elif name in ("weight", "uniform"):
             ready.append(_rows_of(name, as_floats(name, value, like=(first, anchor)), rows, first, anchor).reshape(-1))
         else:
-            ready.append(same_shape(name, as_floats(name, value, like=(first, anchor)), first, anchor).reshape(-1, actions))
+            ready.append(
+                same_shape(name, as_floats(name, value, like=(first, anchor)), first, anchor).reshape(-1, actions)
+            )
     full = "OUT" in KINDS[kernel].values() and "grad" in KINDS[kernel]
     dtype = np.dtype(np.int64) if "OUT_INDEX" in KINDS[kernel].values() else anchor.dtype
 
     def run(o: Any) -> Any:
-        done = _core.run_rows(kernel, tuple(ready), None if o is None else o.reshape(-1, actions) if full else o.reshape(-1))
+        done = _core.run_rows(
+            kernel, tuple(ready), None if o is None else o.reshape(-1, actions) if full else o.reshape(-1)
+        )
         if type(done) is int:
             explain_row(dict(zip(given, ready, strict=True)), done, rows)
         return done.reshape(anchor.shape if full else rows)
@@ -171,9 +181,13 @@ def explain_row(given: dict[str, Any], row: int, rows: tuple[int, ...]) -> NoRet
         if name in given:
             held = np.where(may, given[name][row], -np.inf)
             if np.isnan(held).any() or np.isposinf(held).any():
-                raise ValueError(f"{name}[{where}] holds {'NaN' if np.isnan(held).any() else 'inf'}; no action can be picked from it")
+                raise ValueError(
+                    f"{name}[{where}] holds {'NaN' if np.isnan(held).any() else 'inf'}; no action can be picked from it"
+                )
             if np.isneginf(held).all():
-                why = f"{name} is -inf at every action" if may.all() else f"legal allows none whose {name} is above -inf"
+                why = (
+                    f"{name} is -inf at every action" if may.all() else f"legal allows none whose {name} is above -inf"
+                )
                 raise ValueError(f"{name}[{where}] has no legal action: {why}")
     raise AssertionError("a kernel refused a row without a reason")  # pragma: no cover
 
@@ -220,7 +234,9 @@ def as_index(name: str, value: Any) -> Array:
 
 def as_array(name: str, value: Any) -> Array:
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array; a plain array is wanted, {name}.filled(...) says what stands in the gaps")
+        raise TypeError(
+            f"{name} is a masked array; a plain array is wanted, {name}.filled(...) says what stands in the gaps"
+        )
     try:
         array = np.asarray(value)
     except (ValueError, TypeError) as error:

@@ -23,7 +23,7 @@ def _time_first(axis: int, reward: Array, *others: Any) -> list[Array]:
     """Every argument as a (T, ...) array of the shape and, flags apart, the dtype of reward."""
     arrays = [reward]
     for other in others:
-        flag = getattr(other, "dtype", None) == bool
+        flag = isinstance(other, np.ndarray) and other.dtype.kind == "b"
         arrays.append(np.broadcast_to(np.asarray(other, bool if flag else reward.dtype), reward.shape))
     return [np.moveaxis(array, axis, 0) for array in arrays]
 
@@ -61,7 +61,13 @@ def total_return(reward: Array, terminated: Array, truncated: Array, gamma: Any 
 
 
 def reward_to_go(
-    reward: Array, next_value: Any = None, terminated: Any = None, truncated: Any = None, gamma: Any = 0.99, *, axis: int = 0
+    reward: Array,
+    next_value: Any = None,
+    terminated: Any = None,
+    truncated: Any = None,
+    gamma: Any = 0.99,
+    *,
+    axis: int = 0,
 ) -> Array:
     no = np.zeros(reward.shape, bool)
     nv = np.zeros_like(reward) if next_value is None else _full(next_value, None, reward, axis)
@@ -76,7 +82,14 @@ def reward_to_go(
 
 
 def td_residual(
-    reward: Array, value: Array, next_value: Array, terminated: Array, truncated: Array, gamma: Any = 0.99, *, axis: int = 0
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any = 0.99,
+    *,
+    axis: int = 0,
 ) -> Array:
     r, v, nv, te, g = _time_first(axis, reward, value, _full(next_value, value, reward, axis), terminated, gamma)
     delta = r + _gated(g * ~te, nv) - v
@@ -187,7 +200,9 @@ class categorical:
         if wrt == "other":
             return weight[:, None] * (np.exp(log_q) - np.exp(log_p))
         with np.errstate(invalid="ignore"):
-            return weight[:, None] * _gated(np.exp(log_p), log_p - log_q - categorical.kl(logits, other, legal)[:, None])
+            return weight[:, None] * _gated(
+                np.exp(log_p), log_p - log_q - categorical.kl(logits, other, legal)[:, None]
+            )
 
     @staticmethod
     def sample(logits: Array, rng: np.random.Generator, legal: Any = None) -> Array:

@@ -31,7 +31,9 @@ class Case:
     make: Make  # (rng, shape, dtype) -> arguments by name, in order
     # Largest error allowed, in units of eps * (1 + the largest magnitude of the result); 0 means the same bits.
     tolerance: float = 0.0
-    grad_of: str | None = None  # the function whose weighted sum this is the gradient of, with respect to its first argument or `wrt`
+    grad_of: str | None = (
+        None  # the function whose weighted sum this is the gradient of, with respect to its first argument or `wrt`
+    )
     keywords: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -62,7 +64,9 @@ def _resolve(root: Any, dotted: str) -> Any:
     return root
 
 
-def _episode(rng: np.random.Generator, shape: Shape, dtype: DTypeLike, names: str, gamma: float, lambda_: float | None = None) -> dict[str, Any]:
+def _episode(
+    rng: np.random.Generator, shape: Shape, dtype: DTypeLike, names: str, gamma: float, lambda_: float | None = None
+) -> dict[str, Any]:
     """Normal rewards and values; an episode ends about every 20 steps, terminated and truncated alike."""
     arguments: dict[str, Any] = {}
     for name in names.split():
@@ -106,7 +110,13 @@ CASES = [
     Case("categorical.entropy_grad", _rows("logits weight"), tolerance=32, grad_of="categorical.entropy"),
     Case("categorical.kl", _rows("logits other"), tolerance=32),
     Case("categorical.kl_grad", _rows("logits other weight"), tolerance=64, grad_of="categorical.kl"),
-    Case("categorical.kl_grad", _rows("logits other weight"), tolerance=16, grad_of="categorical.kl", keywords=(("wrt", "other"),)),
+    Case(
+        "categorical.kl_grad",
+        _rows("logits other weight"),
+        tolerance=16,
+        grad_of="categorical.kl",
+        keywords=(("wrt", "other"),),
+    ),
     Case("categorical.sample", _rows("logits rng")),
     Case("categorical.mode", _rows("logits")),
 ]
@@ -125,7 +135,11 @@ def compare(got: Any, wanted: Any, tolerance: float) -> str:
         return ""
     g, w = got[finite], wanted[finite]
     if tolerance == 0:
-        return "" if np.array_equal(g, w) else f"{int((g != w).sum())} of {w.size} items differ, by up to {np.abs(g - w).max()}"
+        return (
+            ""
+            if np.array_equal(g, w)
+            else f"{int((g != w).sum())} of {w.size} items differ, by up to {np.abs(g - w).max()}"
+        )
     error = np.abs(g.astype(np.float64) - w).max() / (np.finfo(w.dtype).eps * (1 + float(np.abs(w).max())))
     return "" if error <= tolerance else f"error {error:.1f}, tolerance {tolerance}"
 
@@ -191,7 +205,11 @@ def _bench_rows() -> Iterator[dict[str, Any]]:
     copy = measure_copy()
     for case in CASES:
         shapes: list[tuple[Shape, int]]
-        shapes = [((128, 8), 0), ((256, 1024), 0), ((64, 1024), 1)] if case.over_time else [((65536, 4), 0), ((65536, 18), 0), ((4096, 512), 0)]
+        shapes = (
+            [((128, 8), 0), ((256, 1024), 0), ((64, 1024), 1)]
+            if case.over_time
+            else [((65536, 4), 0), ((65536, 18), 0), ((4096, 512), 0)]
+        )
         for shape, axis in shapes:
             for dtype in (np.float32, np.float64):
                 arguments = case.make(np.random.default_rng(0), shape, dtype)
@@ -224,7 +242,12 @@ def bench(json_path: str | None = None) -> str:
     """Times every kernel against naive NumPy and copy bandwidth, equality checked first; the short form of `make bench`, as a table."""
     rows = list(_bench_rows())
     if json_path:
-        about = {"fastpg": fastpg.__version__, "numpy": np.__version__, "isa": _core.isa(), "machine": platform.processor() or platform.machine()}
+        about = {
+            "fastpg": fastpg.__version__,
+            "numpy": np.__version__,
+            "isa": _core.isa(),
+            "machine": platform.processor() or platform.machine(),
+        }
         Path(json_path).write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
     head = f"{'kernel':34}{'shape':>14}{'dtype':>9}{'layout':>13}{'us':>10}{'x numpy':>9}{'of copy':>9}"
     lines = [

@@ -22,7 +22,9 @@ __all__ = ["entropy", "entropy_grad", "kl", "kl_grad", "log_prob", "log_prob_gra
 Array = NDArray[Any]
 
 
-def log_prob(logits: ArrayLike, action: ArrayLike, legal: ArrayLike | None = None, *, out: Array | None = None) -> Array:
+def log_prob(
+    logits: ArrayLike, action: ArrayLike, legal: ArrayLike | None = None, *, out: Array | None = None
+) -> Array:
     """Log-probability of the actions taken.
 
       log pi(a) = (x[a] - m) - log sum_b exp(x[b] - m),    x = logits, m = max x
