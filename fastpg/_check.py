@@ -97,14 +97,14 @@ def _next_value(kernel: str, next_value: Array, given: dict[str, Any], first: st
 
 def as_fraction(name: str, value: Any, first: str, anchor: Array) -> Any:
     """A float in [0, 1], or an array of such shaped like the anchor."""
-    if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
+    if isinstance(value, (bool, np.bool_, str, bytes)) or value is None:
+        raise TypeError(f"{name} is {value!r}; a number in [0, 1], or an array of them shaped like {first}, is wanted")
+    if isinstance(value, numbers.Real):
         number = float(value)
         if not 0 <= number <= 1:
             raise ValueError(f"{name} is {number}; a number in [0, 1] is wanted")
         return number
-    if isinstance(value, (bool, np.bool_, str, bytes)) or value is None:
-        raise TypeError(f"{name} is {value!r}; a number in [0, 1], or an array of them shaped like {first}, is wanted")
-    array = as_floats(name, value, like=(first, anchor))
+    array = as_floats(name, value, like=(first, anchor) if np.ndim(value) else None)
     if array.ndim == 0:
         return as_fraction(name, float(array), first, anchor)
     same_shape(name, array, first, anchor)
@@ -254,7 +254,7 @@ def plain(array: Array) -> Array:
 
 
 def as_axis(axis: Any, ndim: int) -> int:
-    if isinstance(axis, bool) or not isinstance(axis, numbers.Integral):
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise TypeError(f"axis is {axis!r}; an integer is wanted")
     if not -ndim <= axis < ndim:
         raise ValueError(f"axis is {axis}, but the arrays have {ndim} axes")

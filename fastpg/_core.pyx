@@ -111,8 +111,8 @@ def use_isa(name):
 
 
 cdef bint plain(object array, int type_number, int ndim):
-    """An aligned native array of the given type and rank."""
-    return (cnp.PyArray_Check(array) and cnp.PyArray_TYPE(<cnp.ndarray>array) == type_number
+    """An aligned native array of the given type and rank; of a subclass, `_check` decides."""
+    return (cnp.PyArray_CheckExact(array) and cnp.PyArray_TYPE(<cnp.ndarray>array) == type_number
             and cnp.PyArray_NDIM(<cnp.ndarray>array) == ndim and cnp.PyArray_ISBEHAVED_RO(<cnp.ndarray>array))
 
 
@@ -164,7 +164,7 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
     cdef object arg, made = None, made_too = None
     cdef double number
     cdef int t_axis, n_axis
-    if not cnp.PyArray_Check(args[0]):
+    if not cnp.PyArray_CheckExact(args[0]):
         return None
     first = <cnp.ndarray>args[0]
     ndim, type_number = cnp.PyArray_NDIM(first), cnp.PyArray_TYPE(first)
@@ -251,7 +251,7 @@ def run_rows(str kernel, tuple args, object out):
     cdef cnp.ndarray first, array
     cdef object arg
     cdef fastpg_kind kind
-    if not cnp.PyArray_Check(args[0]):
+    if not cnp.PyArray_CheckExact(args[0]):
         return None
     first = <cnp.ndarray>args[0]
     type_number = cnp.PyArray_TYPE(first)

@@ -45,10 +45,10 @@ class Case:
     def id(self) -> str:
         return self.name + "".join(f"-{v}" for _, v in self.keywords)
 
-    def function(self) -> Callable[..., Any]:
+    def function(self) -> Any:
         return _resolve(fastpg, self.name)
 
-    def spec(self) -> Callable[..., Any]:
+    def spec(self) -> Any:
         return _resolve(reference, self.name)
 
     def call(self, arguments: dict[str, Any], **keywords: Any) -> Any:
@@ -197,8 +197,8 @@ def measure_copy(size: int = 1 << 27) -> float:
 
 def bytes_moved(arguments: dict[str, Any], result: Any) -> int:
     """Bytes that a call must move: every array in once, every array out once."""
-    arrays = [a for a in arguments.values() if isinstance(a, np.ndarray)]
-    return sum(a.nbytes for a in arrays) + sum(a.nbytes for a in (result if isinstance(result, tuple) else (result,)))
+    arrays = [*arguments.values(), *(result if isinstance(result, tuple) else (result,))]
+    return sum(int(a.nbytes) for a in arrays if isinstance(a, np.ndarray))
 
 
 def _bench_rows() -> Iterator[dict[str, Any]]:
