@@ -1,0 +1,49 @@
+# The two commands a newcomer needs: make train, make test. Everything else is for working on fastpg.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
+CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror
+
+.PHONY: train test lint types sanitize bench bench-test check clean
+
+train: $(STAMP)
+	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+# An editable install: edits to Python are live, edits to csrc/ and .pyx build again on the next make.
+$(STAMP): $(SOURCES)
+	$(PYTHON) -c 'import sys; sys.exit("fastpg needs Python 3.11 or newer: make PYTHON=python3.x" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+# csrc/ without Python, under the address and undefined-behaviour sanitizers, on every instruction set of this machine.
+sanitize:
+	mkdir -p build
+	$(CC) $(CFLAGS_C) -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc -o build/smoke tests/smoke.c csrc/dispatch.c -lm
+	./build/smoke
+
+bench: $(STAMP)
+	mkdir -p build
+	$(BIN)/python -m pytest benches --benchmark-only --benchmark-json=build/bench.json
+	$(BIN)/python benches/table.py build/bench.json
+
+bench-test: $(STAMP)
+	$(BIN)/python -m pytest benches --benchmark-disable
+
+check: lint types sanitize test bench-test
+
+clean:
+	rm -rf build dist fastpg/*.so *.egg-info
