@@ -29,15 +29,18 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-# csrc/ without Python, under the address and undefined-behaviour sanitizers, on every instruction set of this machine.
+# csrc/ without Python on every instruction set of this machine: bounds and undefined behaviour, then races.
+SMOKE := tests/smoke.c csrc/dispatch.c csrc/threads.c
 sanitize:
 	mkdir -p build
-	$(CC) $(CFLAGS_C) -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc -o build/smoke tests/smoke.c csrc/dispatch.c -lm
+	$(CC) $(CFLAGS_C) -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc -o build/smoke $(SMOKE) -lm -pthread
 	./build/smoke
+	$(CC) $(CFLAGS_C) -fsanitize=thread -Icsrc -o build/smoke-threads $(SMOKE) -lm -pthread
+	./build/smoke-threads large
 
 bench: $(STAMP)
 	mkdir -p build
-	$(BIN)/python -m pytest benches --benchmark-only --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest benches --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python benches/table.py build/bench.json
 
 bench-test: $(STAMP)

@@ -67,7 +67,7 @@ class Build(build_ext):
 
 core = Extension(
     "fastpg._core",
-    ["fastpg/_core.pyx", "csrc/dispatch.c"],
+    ["fastpg/_core.pyx", "csrc/dispatch.c", "csrc/threads.c"],
     include_dirs=["csrc", numpy.get_include()],
     define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
     depends=[str(path) for path in Path("csrc").glob("*")],

@@ -45,6 +45,10 @@ FASTPG_API const fastpg_kernel *fastpg_kernel_at(int kernel);
 /* Runs a kernel over size0 x size1 items. Returns -1, or the first row that cannot be answered (no legal action, action out of range). */
 FASTPG_API ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1);
 
+/* Most threads a call may use; large calls alone use more than one. Results do not depend on it. */
+FASTPG_API int fastpg_threads(void);
+FASTPG_API void fastpg_set_threads(int threads);
+
 /* First item, counted along axis 0 and then axis 1, that is truncated, not terminated and not in the last row; or -1. */
 FASTPG_API ptrdiff_t fastpg_first_cut(fastpg_operand terminated, fastpg_operand truncated, ptrdiff_t size0, ptrdiff_t size1);
 

@@ -132,21 +132,28 @@ static void F(fold)(const F(shape) * g, REAL *s)
     for (ptrdiff_t r = 1; r < F(R); r++) s[r] = s[0];
 }
 
-/* m, s, log_s of the rows in hand. Returns the first row without a legal action, or -1. */
-static ptrdiff_t F(normalise)(F(shape) * g, const fastpg_operand *logits, const fastpg_operand *legal, F(softmax) * q)
+/* m of the rows in hand, the tile left as the last piece was loaded. A NaN never wins. */
+static void F(maximum)(F(shape) * g, const fastpg_operand *logits, const fastpg_operand *legal, F(softmax) * q)
 {
-    REAL *restrict m = q->m, *restrict s = q->s, *restrict log_s = q->log_s;
-    EACH_PLACE(r) m[r] = -(REAL)INFINITY, s[r] = 0;
+    REAL *restrict m = q->m;
+    EACH_PLACE(r) m[r] = -(REAL)INFINITY;
     for (ptrdiff_t from = 0; from < g->actions; from += g->piece) {
         F(load)(g, logits, legal, from, q->x);
         for (ptrdiff_t i = 0; i < g->n; i++)
             EACH_PLACE(r) m[r] = q->x[i * F(R) + r] > m[r] ? q->x[i * F(R) + r] : m[r];
     }
-    if (g->folded) {
-        for (ptrdiff_t half = F(R) / 2; half; half /= 2)
-            for (ptrdiff_t r = 0; r < half; r++) m[r] = m[r + half] > m[r] ? m[r + half] : m[r];
-        for (ptrdiff_t r = 1; r < F(R); r++) m[r] = m[0];
-    }
+    if (!g->folded) return;
+    for (ptrdiff_t half = F(R) / 2; half; half /= 2)
+        for (ptrdiff_t r = 0; r < half; r++) m[r] = m[r + half] > m[r] ? m[r + half] : m[r];
+    for (ptrdiff_t r = 1; r < F(R); r++) m[r] = m[0];
+}
+
+/* m, s, log_s of the rows in hand. Returns the first row without a legal action, or -1. */
+static ptrdiff_t F(normalise)(F(shape) * g, const fastpg_operand *logits, const fastpg_operand *legal, F(softmax) * q)
+{
+    REAL *restrict m = q->m, *restrict s = q->s, *restrict log_s = q->log_s;
+    F(maximum)(g, logits, legal, q);
+    EACH_PLACE(r) s[r] = 0;
     for (ptrdiff_t r = 0; r < g->rows; r++)
         if (m[r] == -(REAL)INFINITY) {
             int has_nan = 0; /* a NaN never wins the maximum; such a row is answered with NaN */
@@ -221,11 +228,12 @@ static void F(weights)(const F(shape) * g, const fastpg_operand *weight, REAL *w
         _Pragma("GCC ivdep") for (ptrdiff_t r = 0, k = i * F(R); r < F(R); r++, k++)
 
 /* log pi(a) = x[a] - m - log s */
-static ptrdiff_t F(categorical_log_prob)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_log_prob)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *action = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) q;
-    (void)kernel;
+    (void)kernel, (void)part;
     const ptrdiff_t out_of_range = F(first_out_of_range)(action, rows, actions);
     if (out_of_range >= 0) return out_of_range;
     EACH_TILE(g, rows)
@@ -243,12 +251,13 @@ static ptrdiff_t F(categorical_log_prob)(const fastpg_kernel *kernel, const fast
 }
 
 /* w (1{a} - pi), Williams 1992; 0 at illegal actions */
-static ptrdiff_t F(categorical_log_prob_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_log_prob_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *action = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
     F(softmax) q;
     REAL w[F(R)], scale[F(R)];
-    (void)kernel;
+    (void)kernel, (void)part;
     const ptrdiff_t out_of_range = F(first_out_of_range)(action, rows, actions);
     if (out_of_range >= 0) return out_of_range;
     EACH_TILE(g, rows)
@@ -286,12 +295,13 @@ static ptrdiff_t F(entropy_of)(F(shape) * g, const fastpg_operand *logits, const
     return -1;
 }
 
-static ptrdiff_t F(categorical_entropy)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_entropy)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *legal = &operands[1], *out = &operands[2];
     F(softmax) q;
     REAL h[F(R)];
-    (void)kernel;
+    (void)kernel, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(entropy_of)(&g, logits, legal, &q, h);
@@ -302,12 +312,13 @@ static ptrdiff_t F(categorical_entropy)(const fastpg_kernel *kernel, const fastp
 }
 
 /* dH/dx = -pi (log pi + H) */
-static ptrdiff_t F(categorical_entropy_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_entropy_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *weight = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) q;
     REAL h[F(R)], scale[F(R)], shift[F(R)];
-    (void)kernel;
+    (void)kernel, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(entropy_of)(&g, logits, legal, &q, h);
@@ -348,12 +359,13 @@ static ptrdiff_t F(divergence_of)(F(shape) * g, const fastpg_operand *logits, co
     return -1;
 }
 
-static ptrdiff_t F(categorical_kl)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_kl)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *other = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) p, q;
     REAL kl[F(R)];
-    (void)kernel;
+    (void)kernel, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(divergence_of)(&g, logits, other, legal, &p, &q, kl);
@@ -364,12 +376,13 @@ static ptrdiff_t F(categorical_kl)(const fastpg_kernel *kernel, const fastpg_ope
 }
 
 /* dKL/dx = p (log p - log q - KL) */
-static ptrdiff_t F(categorical_kl_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_kl_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *other = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
     F(softmax) p, q;
     REAL kl[F(R)], scale[F(R)], shift[F(R)];
-    (void)kernel;
+    (void)kernel, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(divergence_of)(&g, logits, other, legal, &p, &q, kl);
@@ -395,12 +408,13 @@ static ptrdiff_t F(categorical_kl_grad)(const fastpg_kernel *kernel, const fastp
 }
 
 /* dKL/dy = q - p, y the other logits */
-static ptrdiff_t F(categorical_kl_grad_other)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_kl_grad_other)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *other = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
     F(softmax) p, q;
     REAL w[F(R)];
-    (void)kernel;
+    (void)kernel, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(normalise)(&g, logits, legal, &p), bad_other = F(normalise)(&g, other, legal, &q);
@@ -418,11 +432,12 @@ static ptrdiff_t F(categorical_kl_grad_other)(const fastpg_kernel *kernel, const
 }
 
 /* Inverse CDF: the first action whose cumulated e exceeds u s. Strict, so an action of probability 0 is never drawn. A row with NaN is refused. */
-static ptrdiff_t F(categorical_sample)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_sample)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                                   const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *uniform = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) q;
-    (void)kernel;
+    (void)kernel, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(normalise)(&g, logits, legal, &q);
@@ -461,22 +476,42 @@ static ptrdiff_t F(categorical_sample)(const fastpg_kernel *kernel, const fastpg
 }
 
 /* The first action of the largest logit. A row with NaN is refused. */
-static ptrdiff_t F(categorical_mode)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+static ptrdiff_t F(categorical_mode)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
+                                     const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *legal = &operands[1], *out = &operands[2];
-    (void)kernel;
-    for (ptrdiff_t row = 0; row < rows; row++) {
-        const char *x = logits->data + row * logits->stride0;
-        REAL most = -(REAL)INFINITY;
-        int64_t best = -1;
-        for (ptrdiff_t a = 0; a < actions; a++) {
-            const REAL here = F(is_legal)(legal, row, a) ? *(const REAL *)(x + a * logits->stride1) : -(REAL)INFINITY;
-            if (here != here) return row;
-            best = here > most ? a : best;
-            most = here > most ? here : most;
+    F(softmax) q;
+    (void)kernel, (void)part;
+    EACH_TILE(g, rows)
+    {
+        const F(bits) nowhere = (F(bits))-1;
+        F(bits) first[F(R)], nan[F(R)]; /* where the maximum stands: the action, of a folded row the action / R in each place */
+        int64_t folded = -1;
+        EACH_PLACE(r) nan[r] = 0;
+        F(maximum)(&g, logits, legal, &q);
+        EACH_PIECE(g, from)
+        {
+            if (actions > g.piece) F(load)(&g, logits, legal, from, q.x);
+            EACH_PLACE(r) first[r] = nowhere;
+            for (ptrdiff_t i = g.n - 1; i >= 0; i--)
+                EACH_PLACE(r)
+                {
+                    const REAL x = q.x[i * F(R) + r];
+                    first[r] = x == q.m[r] ? (F(bits))i : first[r];
+                    nan[r] |= x != x;
+                }
+            int64_t here = -1;
+            for (ptrdiff_t r = 0; g.folded && r < F(R); r++) {
+                const int64_t action = (int64_t)from + (int64_t)first[r] * F(R) + r;
+                nan[0] |= nan[r];
+                here = first[r] != nowhere && (here < 0 || action < here) ? action : here;
+            }
+            folded = folded < 0 ? here : folded;
         }
-        if (best < 0) return row;
-        *(int64_t *)(out->data + row * out->stride0) = best;
+        for (ptrdiff_t r = 0; r < g.rows; r++) {
+            if (nan[r] || q.m[r] == -(REAL)INFINITY) return g.first + r;
+            *(int64_t *)(out->data + (g.first + r) * out->stride0) = g.folded ? folded : (int64_t)first[r];
+        }
     }
     return -1;
 }

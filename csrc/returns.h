@@ -1,4 +1,5 @@
-/* Scans over time. Each kernel is x[t] = add[t] + keep[t] x[t+1], one line for add, one for keep, one for what is written.
+/* Scans over time. Each kernel is x[t] = add[t] + keep[t] x[t+1], one line for add, one for keep, one for what is written;
+ * a POINTWISE one has no keep.
  * s holds the step's items under the names of kernels.def. The last row of a buffer arrives with s.truncated set. */
 
 /* G[t] = r[t] + gamma (1 - ended[t]) G[t+1]; then every step of an episode takes the G of its first step. */
@@ -16,11 +17,9 @@ STEP(reward_to_go,
 RECUR(reward_to_go)
 
 /* delta[t] = r[t] + gamma (1 - terminated[t]) v'[t] - v[t] */
-STEP(td_residual,
-     s.reward + times(unless(s.terminated, s.gamma), s.next_value) - s.value,
-     0,
-     s.residual = x)
-POINTWISE(td_residual)
+POINTWISE(td_residual,
+          s.reward + times(unless(s.terminated, s.gamma), s.next_value) - s.value,
+          s.residual = x)
 
 /* A[t] = delta[t] + gamma lambda (1 - ended[t]) A[t+1] */
 STEP(gae,

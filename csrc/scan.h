@@ -32,19 +32,35 @@ typedef struct {
 } F(scan_kernel);
 
 typedef struct {
-    _Alignas(64) char stage[FASTPG_MAX_PARAMETERS][STAGE_BYTES];
-    _Alignas(64) REAL add[F(ITEMS)], keep[F(ITEMS)], x[F(ITEMS)], carry[F(LANES)];
-    int constant[FASTPG_MAX_PARAMETERS]; /* the stage holds the one item that this parameter repeats */
-    void *at[FASTPG_MAX_PARAMETERS];     /* where the chunk in hand lies */
+    _Alignas(64) REAL stage[FASTPG_MAX_PARAMETERS][F(ITEMS)];
+    _Alignas(64) REAL add[F(ITEMS)], keep[F(ITEMS)], x[F(ITEMS)], carry[F(LANES)], before[F(LANES)];
+    const fastpg_part *part;
+    int past_caches;                           /* outputs go through the stage and then past the caches */
+    ptrdiff_t constant[FASTPG_MAX_PARAMETERS]; /* so many times the stage holds the one item that this parameter repeats */
+    void *at[FASTPG_MAX_PARAMETERS];           /* where the chunk in hand lies */
 } F(workspace);
 
-/* Copies count items of `size` bytes, `stride` apart, to a dense place, or the other way round. */
+/* Copies count items of `size` bytes, one stride apart there and another here. */
 static void F(copy)(char *to, ptrdiff_t to_stride, const char *from, ptrdiff_t from_stride, ptrdiff_t count, ptrdiff_t size)
 {
-    if (size == 1)
+    if (to_stride == size && from_stride == size)
+        memcpy(to, from, (size_t)(count * size));
+    else if (size == 1)
         for (ptrdiff_t i = 0; i < count; i++) to[i * to_stride] = from[i * from_stride];
     else
         for (ptrdiff_t i = 0; i < count; i++) memcpy(to + i * to_stride, from + i * from_stride, sizeof(REAL));
+}
+
+/* Fills a stage with one item. */
+static void F(repeat)(char *stage, const char *item, ptrdiff_t count, ptrdiff_t size)
+{
+    if (size == 1)
+        memset(stage, *item, (size_t)count);
+    else {
+        REAL x, *to = (REAL *)(void *)stage;
+        memcpy(&x, item, sizeof x);
+        for (ptrdiff_t i = 0; i < count; i++) to[i] = x;
+    }
 }
 
 static inline ptrdiff_t F(item_size)(const fastpg_parameter *p) { return p->kind == FASTPG_FLAG ? 1 : (ptrdiff_t)sizeof(REAL); }
@@ -53,25 +69,28 @@ static inline ptrdiff_t F(item_size)(const fastpg_parameter *p) { return p->kind
 static void F(locate)(F(workspace) * w, const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t n,
                       ptrdiff_t cols, ptrdiff_t steps, int time_contiguous)
 {
-    const int at_end = t + rows == steps;
+    const int at_end = t + rows == steps && !w->part->open;
     for (int k = 0; k < kernel->n_parameters; k++) {
         const fastpg_operand *o = &operands[k];
         const ptrdiff_t size = F(item_size)(&kernel->parameters[k]);
         const ptrdiff_t outer = time_contiguous ? o->stride1 : o->stride0, inner = time_contiguous ? o->stride0 : o->stride1;
         const ptrdiff_t n_outer = time_contiguous ? cols : rows, n_inner = time_contiguous ? rows : cols;
         const int special = at_end && (o->last || k == kernel->truncated);
-        char *from = o->data + t * o->stride0 + n * o->stride1;
-        if (!special && (n_inner == 1 || inner == size) && (n_outer == 1 || outer == n_inner * size)) {
+        const int dense = (n_inner == 1 || inner == size) && (n_outer == 1 || outer == n_inner * size);
+        const int out = kernel->parameters[k].kind == FASTPG_OUT;
+        char *from = o->data + t * o->stride0 + n * o->stride1, *stage = (char *)w->stage[k];
+        if (dense && !special && !(out && w->past_caches)) {
             w->at[k] = from;
             continue;
         }
-        char *stage = w->stage[k];
         w->at[k] = stage;
-        if (kernel->parameters[k].kind == FASTPG_OUT) continue;
+        if (out) continue;
         const int repeats = o->stride0 == 0 && o->stride1 == 0;
-        if (repeats && !w->constant[k]) F(copy)(stage, size, o->data, 0, STAGE_BYTES / sizeof(REAL), size);
-        w->constant[k] = repeats && !special;
-        if (!repeats)
+        if (repeats && w->constant[k] < rows * cols) F(repeat)(stage, o->data, rows * cols, size);
+        w->constant[k] = !repeats || special ? 0 : w->constant[k] < rows * cols ? rows * cols : w->constant[k];
+        if (dense && !repeats)
+            memcpy(stage, from, (size_t)(rows * cols * size));
+        else if (!repeats)
             for (ptrdiff_t i = 0; i < n_outer; i++) F(copy)(stage + i * n_inner * size, size, from + i * outer, inner, n_inner, size);
         if (!special) continue;
         char *end = stage + (time_contiguous ? rows - 1 : (rows - 1) * cols) * size;
@@ -93,8 +112,13 @@ static void F(deliver)(F(workspace) * w, const F(scan_kernel) * kernel, const fa
         const ptrdiff_t outer = time_contiguous ? o->stride1 : o->stride0, inner = time_contiguous ? o->stride0 : o->stride1;
         const ptrdiff_t n_outer = time_contiguous ? cols : rows, n_inner = time_contiguous ? rows : cols;
         char *to = o->data + t * o->stride0 + n * o->stride1;
-        for (ptrdiff_t i = 0; i < n_outer; i++)
-            F(copy)(to + i * outer, inner, w->stage[k] + i * n_inner * (ptrdiff_t)sizeof(REAL), sizeof(REAL), n_inner, sizeof(REAL));
+        for (ptrdiff_t i = 0; i < n_outer; i++) {
+            char *from = (char *)w->stage[k] + i * n_inner * (ptrdiff_t)sizeof(REAL);
+            if (w->past_caches && inner == (ptrdiff_t)sizeof(REAL))
+                store_past_caches(to + i * outer, from, n_inner * (ptrdiff_t)sizeof(REAL));
+            else
+                F(copy)(to + i * outer, inner, from, sizeof(REAL), n_inner, sizeof(REAL));
+        }
     }
 }
 
@@ -118,37 +142,54 @@ LANES_OF(4)
 LANES_OF(1)
 #undef LANES_OF
 
-static void F(scan_lanes)(const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes, F(workspace) * w)
+/* One row of x, which is the first output, made dense. */
+static void F(read_row)(const fastpg_operand *x, ptrdiff_t t, ptrdiff_t n, ptrdiff_t cols, REAL *to)
 {
-    const ptrdiff_t block = lanes <= F(NARROW) ? lanes : F(LANES);
+    F(copy)((char *)to, sizeof(REAL), x->data + t * x->stride0 + n * x->stride1, x->stride1, cols, sizeof(REAL));
+}
+
+static void F(chunk)(F(workspace) * w, const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t lanes,
+                     ptrdiff_t steps)
+{
+    const ptrdiff_t items = rows * lanes;
+    F(locate)(w, kernel, operands, t, rows, 0, lanes, steps, 0);
+    if (kernel->recursive) {
+        kernel->fill(w->at, items, w->add, w->keep);
+        ptrdiff_t n = 0;
+        for (; n + 16 <= lanes; n += 16) F(recur_16)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+        for (; n + 8 <= lanes; n += 8) F(recur_8)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+        for (; n + 4 <= lanes; n += 4) F(recur_4)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+        for (; n < lanes; n++) F(recur_1)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
+        kernel->finish(w->at, items, w->x);
+    } else
+        kernel->fused(w->at, items, w->x);
+    F(deliver)(w, kernel, operands, t, rows, 0, lanes, 0);
+}
+
+/* A repair starts from the row that follows, and ends where a row comes out as it stood: all rows before it would as well. */
+static void F(scan_lanes)(const F(scan_kernel) * kernel, const fastpg_operand *operands, const fastpg_operand *x, ptrdiff_t steps, ptrdiff_t lanes,
+                          F(workspace) * w)
+{
+    const int repair = w->part->stage == FASTPG_REPAIR, narrow = lanes <= F(NARROW);
+    const ptrdiff_t block = narrow ? lanes : F(LANES), most = narrow ? F(ITEMS) / lanes : 1;
     for (ptrdiff_t n0 = 0; n0 < lanes; n0 += block) {
         const ptrdiff_t n1 = n0 + block < lanes ? n0 + block : lanes;
-        memset(w->carry, 0, (size_t)(n1 - n0) * sizeof(REAL));
-        if (lanes > F(NARROW)) {
-            for (ptrdiff_t t = steps - 1; t >= 0; t--)
+        const size_t row_bytes = (size_t)(n1 - n0) * sizeof(REAL);
+        if (kernel->recursive) memset(w->carry, 0, row_bytes);
+        if (repair) F(read_row)(x, steps, n0, n1 - n0, w->carry);
+        for (ptrdiff_t t1 = steps; t1 > 0; t1 -= most) {
+            const ptrdiff_t t = t1 > most ? t1 - most : 0;
+            if (repair) F(read_row)(x, t, n0, n1 - n0, w->before);
+            if (narrow)
+                F(chunk)(w, kernel, operands, t, t1 - t, lanes, steps);
+            else
                 for (ptrdiff_t n = n0; n < n1; n += F(ITEMS)) {
                     const ptrdiff_t cols = n + F(ITEMS) < n1 ? F(ITEMS) : n1 - n;
                     F(locate)(w, kernel, operands, t, 1, n, cols, steps, 0);
                     kernel->fused(w->at, cols, w->carry + (n - n0));
                     F(deliver)(w, kernel, operands, t, 1, n, cols, 0);
                 }
-            continue;
-        }
-        const ptrdiff_t most = F(ITEMS) / lanes;
-        for (ptrdiff_t t1 = steps; t1 > 0; t1 -= most) {
-            const ptrdiff_t t = t1 > most ? t1 - most : 0, rows = t1 - t, items = rows * lanes;
-            F(locate)(w, kernel, operands, t, rows, 0, lanes, steps, 0);
-            if (kernel->recursive) {
-                kernel->fill(w->at, items, w->add, w->keep);
-                ptrdiff_t n = 0;
-                for (; n + 16 <= lanes; n += 16) F(recur_16)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-                for (; n + 8 <= lanes; n += 8) F(recur_8)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-                for (; n + 4 <= lanes; n += 4) F(recur_4)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-                for (; n < lanes; n++) F(recur_1)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-                kernel->finish(w->at, items, w->x);
-            } else
-                kernel->fused(w->at, items, w->x);
-            F(deliver)(w, kernel, operands, t, rows, 0, lanes, 0);
+            if (repair && !memcmp(w->carry, w->before, row_bytes)) break;
         }
     }
 }
@@ -211,12 +252,32 @@ static void F(spread)(const fastpg_operand *x, const fastpg_operand *terminated,
         }
 }
 
-static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, ptrdiff_t steps, ptrdiff_t lanes)
+/* A kernel without a recurrence over arrays that are dense in one order is one long row. */
+static int F(flatten)(const F(scan_kernel) * kernel, fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes)
+{
+    for (int k = 0; k < kernel->n_parameters; k++) {
+        const fastpg_operand *o = &operands[k], *first = &operands[0];
+        const ptrdiff_t size = F(item_size)(&kernel->parameters[k]), unit = sizeof(REAL);
+        const int time_major = first->stride1 == unit, repeats = o->stride0 == 0 && o->stride1 == 0;
+        const ptrdiff_t outer = time_major ? o->stride0 : o->stride1, inner = time_major ? o->stride1 : o->stride0;
+        if (o->last || !(repeats || (inner == size && outer == size * (time_major ? lanes : steps)))) return 0;
+    }
+    for (int k = 0; k < kernel->n_parameters; k++) {
+        const int repeats = operands[k].stride0 == 0 && operands[k].stride1 == 0;
+        operands[k].stride1 = repeats ? 0 : F(item_size)(&kernel->parameters[k]);
+        operands[k].stride0 = repeats ? 0 : operands[k].stride1 * steps * lanes;
+    }
+    return 1;
+}
+
+static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, ptrdiff_t steps, ptrdiff_t lanes, const fastpg_part *part)
 {
     static const REAL zero = 0;
     fastpg_operand operands[FASTPG_MAX_PARAMETERS];
     const fastpg_operand *terminated = NULL, *truncated = NULL, *out = NULL;
     F(workspace) w;
+    w.part = part;
+    w.past_caches = part->shared && lanes > F(NARROW);
     for (int k = 0; k < kernel->n_parameters; k++) {
         operands[k] = given[k];
         if (operands[k].data == NULL) operands[k] = (fastpg_operand){(char *)&zero, 0, 0, given[k].last, given[k].last_stride};
@@ -226,11 +287,18 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
         if (!strcmp(kernel->parameters[k].name, "terminated")) terminated = &operands[k];
         if (!strcmp(kernel->parameters[k].name, "truncated")) truncated = &operands[k];
     }
-    if (ABS(out->stride0) < ABS(out->stride1) && lanes > 1)
-        F(scan_rows)(kernel, operands, steps, lanes, &w);
-    else
-        F(scan_lanes)(kernel, operands, steps, lanes, &w);
-    if (kernel->spread) F(spread)(out, terminated, truncated, steps, lanes);
+    if (!kernel->recursive && F(flatten)(kernel, operands, steps, lanes)) {
+        lanes *= steps;
+        steps = 1;
+    }
+    if (part->stage != FASTPG_CLOSE) {
+        if (ABS(out->stride0) < ABS(out->stride1) && lanes > 1)
+            F(scan_rows)(kernel, operands, steps, lanes, &w);
+        else if (part->stage != FASTPG_REPAIR || kernel->recursive)
+            F(scan_lanes)(kernel, operands, out, steps, lanes, &w);
+        if (w.past_caches) STORE_FENCE();
+    }
+    if (kernel->spread && (part->stage == FASTPG_WHOLE || part->stage == FASTPG_CLOSE)) F(spread)(out, terminated, truncated, steps, lanes);
 }
 
 /* From kernels.def: what a step holds, where a chunk's items lie, and how one is read and written. */
@@ -332,24 +400,40 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
         }                                                                                                                                            \
     }
 
+#undef POINTWISE
+#define POINTWISE(name, X, FINISH)                                                                                                                   \
+    static void F(name##_fused)(void *const *chunk, ptrdiff_t n, REAL *carry)                                                                        \
+    {                                                                                                                                                \
+        F(name##_at) at;                                                                                                                             \
+        memcpy(&at, chunk, sizeof at);                                                                                                               \
+        (void)carry;                                                                                                                                 \
+        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        {                                                                                                                                            \
+            F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
+            const REAL x = X;                                                                                                                        \
+            (void)(FINISH);                                                                                                                          \
+            F(name##_write)(&at, i, s);                                                                                                              \
+        }                                                                                                                                            \
+    }                                                                                                                                                \
+    SCAN_KERNEL(name, 0, 0, NULL, NULL)
+
 #undef RECUR
 #undef SPREAD
-#undef POINTWISE
-#define RECUR(name) SCAN_KERNEL(name, 1, 0)
-#define SPREAD(name) SCAN_KERNEL(name, 1, 1)
-#define POINTWISE(name) SCAN_KERNEL(name, 0, 0)
+#define RECUR(name) SCAN_KERNEL(name, 1, 0, F(name##_fill), F(name##_finish))
+#define SPREAD(name) SCAN_KERNEL(name, 1, 1, F(name##_fill), F(name##_finish))
 #undef SCAN_KERNEL
-#define SCAN_KERNEL(name, recursive_, spread_)                                                                                                       \
-    static ptrdiff_t F(name##_run)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes)                    \
+#define SCAN_KERNEL(name, recursive_, spread_, fill_, finish_)                                                                                                       \
+    static ptrdiff_t F(name##_run)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes,                \
+                                  const fastpg_part *part)                                                                                           \
     {                                                                                                                                                \
         const F(scan_kernel) scan = {.n_parameters = kernel->n_parameters,                                                                           \
-                                     .truncated = (int)(offsetof(F(name##_at), truncated) / sizeof(void *)),                                         \
+                                     .truncated = recursive_ ? (int)(offsetof(F(name##_at), truncated) / sizeof(void *)) : -1,                       \
                                      .recursive = recursive_,                                                                                        \
                                      .spread = spread_,                                                                                              \
                                      .parameters = kernel->parameters,                                                                               \
-                                     .fill = F(name##_fill),                                                                                         \
-                                     .finish = F(name##_finish),                                                                                     \
+                                     .fill = fill_,                                                                                                  \
+                                     .finish = finish_,                                                                                              \
                                      .fused = F(name##_fused)};                                                                                      \
-        F(scan)(&scan, operands, steps, lanes);                                                                                                      \
+        F(scan)(&scan, operands, steps, lanes, part);                                                                                                \
         return -1;                                                                                                                                   \
     }

@@ -40,6 +40,8 @@ cdef extern from "fastpg.h" nogil:
     const fastpg_kernel *fastpg_kernel_at(int kernel)
     Py_ssize_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, Py_ssize_t size0, Py_ssize_t size1)
     Py_ssize_t fastpg_first_cut(fastpg_operand terminated, fastpg_operand truncated, Py_ssize_t size0, Py_ssize_t size1)
+    int fastpg_threads()
+    void fastpg_set_threads(int threads)
     int fastpg_isa_count()
     const char *fastpg_isa_name(int isa)
     int fastpg_isa_runs_here(int isa)
@@ -108,6 +110,16 @@ def use_isa(name):
         fastpg_isa_use(NULL)
     elif fastpg_isa_use(name.encode()):
         raise ValueError(f"instruction set {name!r} is not available; this machine runs {', '.join(isas())}")
+
+
+def threads():
+    """Most threads a call may use."""
+    return fastpg_threads()
+
+
+def set_threads(int n):
+    """Sets the most threads a call may use, from 1 to 64."""
+    fastpg_set_threads(n)
 
 
 cdef bint plain(object array, int type_number, int ndim):
@@ -314,3 +326,10 @@ if os.environ.get("FASTPG_ISA"):
         raise ImportError(f"FASTPG_ISA: {error}") from None
 else:
     use_isa(None)
+
+for _variable in ("FASTPG_NUM_THREADS", "OMP_NUM_THREADS"):
+    if os.environ.get(_variable, "").isdecimal():
+        fastpg_set_threads(min(int(os.environ[_variable]), 64))
+        break
+else:
+    fastpg_set_threads(min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 64))
