@@ -162,7 +162,7 @@ def _legal(name: str, legal: Array, first: str, anchor: Array) -> Array:
         return legal
     if legal.shape != anchor.shape:
         raise ValueError(
-            f"{name} has shape {legal.shape}, but {first} has {anchor.shape}; the same shape is wanted, or {anchor.shape[-1:]} for every row"
+            f"{name} has shape {legal.shape}, but {first} has {anchor.shape}; the same is wanted, or {anchor.shape[-1:]} for every row"
         )
     return legal.reshape(-1, legal.shape[-1])
 

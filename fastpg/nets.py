@@ -199,9 +199,7 @@ class Adam:
     mhat = m / (1 - b1^t),   vhat = v / (1 - b2^t).   Kingma & Ba 2015, algorithm 1, arXiv:1412.6980
     """
 
-    def __init__(
-        self, parameter: Array, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
-    ) -> None:
+    def __init__(self, parameter: Array, *, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> None:
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{name} is {beta}; wanted a number in [0, 1)")

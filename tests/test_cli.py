@@ -20,8 +20,17 @@ for extra in ("gymnasium", "matplotlib", "tqdm", "tyro"):
 
 COMMAND = [sys.executable, "-m", "fastpg"]
 RESULT = [
-    "env", "algo", "psi", "seed", "steps", "seconds", "steps_per_second", "mean_return", "solved_at_step",
-    "solved_at_seconds", "run_dir",
+    "env",
+    "algo",
+    "psi",
+    "seed",
+    "steps",
+    "seconds",
+    "steps_per_second",
+    "mean_return",
+    "solved_at_step",
+    "solved_at_seconds",
+    "run_dir",
 ]
 
 
@@ -88,7 +97,11 @@ def test_train_prints_for_people_too(tmp_path):
 def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
     command = [*COMMAND, "train", "fastpg/CartPole-v1", "--steps", "100000000", "--json"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         # A shell may have started us in the background, where SIGINT is ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:

@@ -81,7 +81,9 @@ def test_training_loops_never_import_each_other():
 
 def test_importing_fastpg_imports_neither_numba_nor_any_extra():
     code = "import sys, fastpg; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert not loaded & {"numba", "llvmlite", "gymnasium", "matplotlib", "tqdm", "tyro", "torch", "scipy"}
 
 

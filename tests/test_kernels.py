@@ -156,9 +156,7 @@ def test_row_kernels_read_any_strides_and_any_leading_shape(case, rng):
         spread = {k: strided(a) if np.ndim(a) == 2 else a for k, a in two.items()}
         assert compare(case.call(spread), wanted, 0) == ""
         stacked = case.make(np.random.default_rng(1), (12, actions), np.float64)
-        stacked = {
-            k: a.reshape(3, 4, *a.shape[1:]) if isinstance(a, np.ndarray) else a for k, a in stacked.items()
-        }
+        stacked = {k: a.reshape(3, 4, *a.shape[1:]) if isinstance(a, np.ndarray) else a for k, a in stacked.items()}
         got = case.call(stacked)
         assert got.shape[:2] == (3, 4)
         assert compare(got.reshape(wanted.shape), wanted, 0) == ""
@@ -174,7 +172,11 @@ def test_inputs_are_left_alone_and_may_be_read_only(case, rng):
     assert all(np.array_equal(one[k], a) for k, a in kept.items())
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.name not in ("gae_and_return", "categorical.sample", "categorical.mode")], ids=lambda c: c.id)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if c.name not in ("gae_and_return", "categorical.sample", "categorical.mode")],
+    ids=lambda c: c.id,
+)
 def test_out_receives_the_result_even_where_it_overlaps_an_input(case):
     for shape in [(30, 4), (4, 30), (70, 100)]:
         arguments = case.make(np.random.default_rng(3), shape, np.float32)
@@ -186,7 +188,11 @@ def test_out_receives_the_result_even_where_it_overlaps_an_input(case):
         case.call(arguments, out=spread)
         assert compare(spread, wanted, 0) == ""
         for name in arguments:  # in place, and one row further on
-            if isinstance(arguments[name], np.ndarray) and arguments[name].shape == wanted.shape and arguments[name].dtype == wanted.dtype:
+            if (
+                isinstance(arguments[name], np.ndarray)
+                and arguments[name].shape == wanted.shape
+                and arguments[name].dtype == wanted.dtype
+            ):
                 longer = np.empty((shape[0] + 1, *wanted.shape[1:]), wanted.dtype)
                 longer[:-1] = arguments[name]
                 case.call(arguments | {name: longer[:-1]}, out=longer[1:])

@@ -35,7 +35,9 @@ def without_value(b):
 def test_gae_with_lambda_one_is_reward_to_go_minus_value(shape, rng):
     b = continuing(rng, shape)
     got = fastpg.gae(**b, gamma=0.9, lambda_=1.0)
-    np.testing.assert_allclose(got, fastpg.reward_to_go(**without_value(b), gamma=0.9) - b["value"], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        got, fastpg.reward_to_go(**without_value(b), gamma=0.9) - b["value"], rtol=1e-10, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -74,7 +76,9 @@ def test_lambda_return_is_the_weighted_mean_of_n_step_returns(rng):
         + lambda_ ** (steps - t - 1) * n_step(t, steps - t)
         for t in range(steps)
     ]
-    np.testing.assert_allclose(fastpg.lambda_return(**without_value(b), gamma=gamma, lambda_=lambda_), wanted, rtol=1e-12)
+    np.testing.assert_allclose(
+        fastpg.lambda_return(**without_value(b), gamma=gamma, lambda_=lambda_), wanted, rtol=1e-12
+    )
 
 
 def test_a_truncated_step_bootstraps_and_a_terminated_one_does_not():

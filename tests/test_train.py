@@ -144,8 +144,20 @@ def assert_gradient(loss, parameter, grad, seed=0):
 def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
     rows, lanes = 24, 4
     config = ppo.Config(
-        psi=psi, normalise=normalise, rows=rows, lanes=lanes, steps=rows * lanes, minibatch=rows * lanes, epochs=3,
-        entropy_weight=0.1, max_norm=1e9, clip=0.1, anneal=False, gamma=0.9, lambda_=0.7, hidden=(8,),
+        psi=psi,
+        normalise=normalise,
+        rows=rows,
+        lanes=lanes,
+        steps=rows * lanes,
+        minibatch=rows * lanes,
+        epochs=3,
+        entropy_weight=0.1,
+        max_norm=1e9,
+        clip=0.1,
+        anneal=False,
+        gamma=0.9,
+        lambda_=0.7,
+        hidden=(8,),
     )
     diary, policy, value = spied(ppo, monkeypatch, config)
     assert len(diary) == rows and len(policy.grad) == 3
@@ -176,8 +188,19 @@ def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
 @pytest.mark.parametrize("normalise", [True, False])
 def test_reinforce_descends_log_prob_times_psi_over_whole_episodes(psi, normalise, monkeypatch):
     config = reinforce.Config(
-        psi=psi, normalise=normalise, rows=12, longest=100, lanes=4, steps=1, value_epochs=2,
-        entropy_weight=0.1, max_norm=1e9, anneal=False, gamma=0.9, lambda_=0.7, hidden=(8,),
+        psi=psi,
+        normalise=normalise,
+        rows=12,
+        longest=100,
+        lanes=4,
+        steps=1,
+        value_epochs=2,
+        entropy_weight=0.1,
+        max_norm=1e9,
+        anneal=False,
+        gamma=0.9,
+        lambda_=0.7,
+        hidden=(8,),
     )
     diary, policy, value = spied(reinforce, monkeypatch, config)
     # A lane plays on until the first ending in row 11 or later, and no row after it counts.
@@ -222,8 +245,17 @@ def test_reinforce_counts_whole_episodes_and_every_step(monkeypatch):
 
 def test_reinforce_bootstraps_where_the_longest_episode_is_cut(monkeypatch):
     config = reinforce.Config(
-        psi="reward_to_go", normalise=False, rows=2, longest=2, lanes=6, steps=1, value_epochs=1, max_norm=1e9,
-        anneal=False, gamma=0.9, hidden=(8,),
+        psi="reward_to_go",
+        normalise=False,
+        rows=2,
+        longest=2,
+        lanes=6,
+        steps=1,
+        value_epochs=1,
+        max_norm=1e9,
+        anneal=False,
+        gamma=0.9,
+        hidden=(8,),
     )
     diary, _, value = spied(reinforce, monkeypatch, config)
     assert len(diary) == 2
@@ -464,8 +496,17 @@ def test_run_folder_holds_config_and_a_line_of_metrics_for_each_update(tmp_path)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert rows == seen and [row["steps"] for row in rows] == [256, 512, 768]
     assert {
-        "seconds", "steps_per_second", "episodes", "mean_return", "policy_loss", "value_loss", "entropy", "approx_kl",
-        "clip_fraction", "grad_norm", "lr",
+        "seconds",
+        "steps_per_second",
+        "episodes",
+        "mean_return",
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "approx_kl",
+        "clip_fraction",
+        "grad_norm",
+        "lr",
     } < rows[0].keys()
     assert 0 < rows[0]["entropy"] <= np.log(2) + 1e-6 and rows[0]["approx_kl"] >= 0
     about = json.loads((folder / "config.json").read_text())

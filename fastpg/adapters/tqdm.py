@@ -17,7 +17,11 @@ class progress_bar:
     def __init__(self, steps: int) -> None:
         # A log file gets a line's worth every few seconds, a terminal a live bar.
         self._bar = require("tqdm").tqdm(
-            total=steps, unit=" steps", unit_scale=True, file=sys.stderr, dynamic_ncols=True,
+            total=steps,
+            unit=" steps",
+            unit_scale=True,
+            file=sys.stderr,
+            dynamic_ncols=True,
             mininterval=0.1 if sys.stderr.isatty() else 5.0,
         )
 

@@ -85,8 +85,14 @@ def restart(state: Array, stream: Array) -> None:
 
 @njit(cache=True, nogil=True)
 def step(
-    state: Array, elapsed: Array, stream: Array, action: Array,
-    observation: Array, final: Array, terminated: Array, truncated: Array,
+    state: Array,
+    elapsed: Array,
+    stream: Array,
+    action: Array,
+    observation: Array,
+    final: Array,
+    terminated: Array,
+    truncated: Array,
 ) -> None:
     """One step of every lane; a lane that ends starts its next episode in the same call.
 
@@ -157,8 +163,14 @@ class CartPole:
         observation, final = np.empty((2, self.lanes, 4), np.float32)
         terminated, truncated = np.empty((2, self.lanes), np.bool_)
         step(
-            self.state, self.elapsed, self._stream, action.astype(np.int64, copy=False),
-            observation, final, terminated, truncated,
+            self.state,
+            self.elapsed,
+            self._stream,
+            action.astype(np.int64, copy=False),
+            observation,
+            final,
+            terminated,
+            truncated,
         )
         return observation, np.ones(self.lanes), terminated, truncated, {"final_obs": final}
 

@@ -147,8 +147,14 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
             policy_loss, value_loss, approx_kl, clip_fraction, grad_norm = sums / batches
             entropy = categorical.entropy(logits.reshape(T * N, -1)).mean()
             run.log(
-                agent, policy_loss=policy_loss, value_loss=value_loss, entropy=entropy, approx_kl=approx_kl,
-                clip_fraction=clip_fraction, grad_norm=grad_norm, lr=lr,
+                agent,
+                policy_loss=policy_loss,
+                value_loss=value_loss,
+                entropy=entropy,
+                approx_kl=approx_kl,
+                clip_fraction=clip_fraction,
+                grad_norm=grad_norm,
+                lr=lr,
             )
     finally:
         run.save(agent)

@@ -136,7 +136,11 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
 
             # Log.
             run.log(
-                agent, policy_loss=policy_loss, value_loss=value_loss, entropy=entropy, grad_norm=grad_norm,
+                agent,
+                policy_loss=policy_loss,
+                value_loss=value_loss,
+                entropy=entropy,
+                grad_norm=grad_norm,
                 lr=config.lr * left,
             )
     finally:

@@ -32,9 +32,7 @@ SAVE_EVERY = 10.0  # seconds between checkpoints while training
 class Agent:
     """A softmax policy and a value function, two MLPs of the same hidden sizes."""
 
-    def __init__(
-        self, observation_size: int, actions: int, hidden: Sequence[int], rng: np.random.Generator
-    ) -> None:
+    def __init__(self, observation_size: int, actions: int, hidden: Sequence[int], rng: np.random.Generator) -> None:
         layers = len(hidden)
         # A last policy layer near 0 starts near the uniform policy (Andrychowicz et al. 2021, arXiv:2006.05990, 3.2)
         self.policy = MLP((observation_size, *hidden, actions), rng=rng, gain=[2**0.5] * layers + [0.01])
