@@ -182,8 +182,8 @@ def clip_norm(grad: Array, most: float) -> float:
     Pascanu et al. 2013, arXiv:1211.5063, algorithm 1
 
     >>> g = np.array([3.0, 4.0])
-    >>> clip_norm(g, 1.0), g.tolist()
-    (5.0, [0.6, 0.8])
+    >>> clip_norm(g, 2.5), g.tolist()
+    (5.0, [1.5, 2.0])
     """
     if not most > 0:
         raise ValueError(f"most is {most}; wanted a number above 0")

@@ -212,7 +212,7 @@ def test_other_refusals_while_typing():
         (
             lambda x: fastpg.categorical.sample(x, 0),
             (T,),
-            "fastpg.categorical.sample: rng is .*int.* Generator is wanted",
+            "fastpg.categorical.sample: rng is .*int.*Generator is wanted",
         ),
         (lambda x: fastpg.categorical.kl_grad(x, x, x[:, 0].copy(), wrt="x"), (T,), "kl_grad: wrt is x"),
     ):
