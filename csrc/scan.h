@@ -139,8 +139,20 @@ static void F(deliver)(F(workspace) * w, const F(scan_kernel) * kernel, const fa
 LANES_OF(16)
 LANES_OF(8)
 LANES_OF(4)
-LANES_OF(1)
 #undef LANES_OF
+
+/* One lane is bound by the latency of its chain. An ending is rare, so a branch on it is guessed and keeps the comparison out of the chain. */
+static void F(recur_1)(const REAL *add, const REAL *keep, REAL *x, REAL *carry, ptrdiff_t rows, ptrdiff_t stride)
+{
+    REAL c = *carry;
+    for (ptrdiff_t i = (rows - 1) * stride; i >= 0; i -= stride) {
+        if (__builtin_expect(keep[i] == 0, 0)) c = 0;
+        else c = keep[i] * c;
+        c = add[i] + c;
+        x[i] = c;
+    }
+    *carry = c;
+}
 
 /* One row of x, which is the first output, made dense. */
 static void F(read_row)(const fastpg_operand *x, ptrdiff_t t, ptrdiff_t n, ptrdiff_t cols, REAL *to)
