@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -164,12 +163,13 @@ def selftest(args: Selftest) -> int:
 
 def info(args: Info) -> None:
     """fastpg info"""
+    core = import_module("fastpg._core")
     blas: Any = np.show_config(mode="dicts")
     blas = blas["Build Dependencies"]["blas"]
     about = {
         "fastpg": fastpg.__version__,
-        "instruction_set": import_module("fastpg._core").isa(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instruction_set": core.isa(),
+        "threads": core.threads(),
         "blas": f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip(),
         "python": platform.python_version(),
         "numpy": np.__version__,

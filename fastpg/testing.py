@@ -189,7 +189,7 @@ def time_call(call: Callable[[], Any], seconds: float = 0.1) -> float:
     return float(np.median(times))
 
 
-def measure_copy(size: int = 1 << 27) -> float:
+def measure_copy(size: int = 1 << 28) -> float:
     """Bytes a second that this machine copies, read and write counted, one thread, far outside the caches."""
     source, target = np.ones(size // 8), np.empty(size // 8)
     return 2 * size / time_call(lambda: np.copyto(target, source), 0.5)
