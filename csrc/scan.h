@@ -248,20 +248,27 @@ static void F(scan_rows)(const F(scan_kernel) * kernel, const fastpg_operand *op
 /* Every step takes the item of its episode's first step; a step follows on unless the one before it ended. */
 static void F(spread)(const fastpg_operand *x, const fastpg_operand *terminated, const fastpg_operand *truncated, ptrdiff_t steps, ptrdiff_t lanes)
 {
-    const int time_inner = ABS(x->stride0) < ABS(x->stride1);
-    const ptrdiff_t outer = time_inner ? lanes : steps - 1, inner = time_inner ? steps - 1 : lanes;
-    for (ptrdiff_t i = 0; i < outer; i++)
-        for (ptrdiff_t j = 0; j < inner; j++) {
-            const ptrdiff_t t = time_inner ? j : i, n = time_inner ? i : j;
-            char *from = x->data + t * x->stride0 + n * x->stride1;
-            const char ended = terminated->data[t * terminated->stride0 + n * terminated->stride1] |
-                               truncated->data[t * truncated->stride0 + n * truncated->stride1];
-            REAL here, before;
-            memcpy(&before, from, sizeof(REAL));
-            memcpy(&here, from + x->stride0, sizeof(REAL));
-            here = ended ? here : before;
-            memcpy(from + x->stride0, &here, sizeof(REAL));
+    const int dense = x->stride1 == (ptrdiff_t)sizeof(REAL) && terminated->stride1 == 1 && truncated->stride1 == 1;
+    if (dense && ABS(x->stride0) > ABS(x->stride1)) {
+        for (ptrdiff_t t = 0; t + 1 < steps; t++) {
+            const REAL *before = (const REAL *)(x->data + t * x->stride0);
+            REAL *here = (REAL *)(x->data + (t + 1) * x->stride0);
+            const char *te = terminated->data + t * terminated->stride0, *tr = truncated->data + t * truncated->stride0;
+            _Pragma("GCC ivdep") for (ptrdiff_t n = 0; n < lanes; n++) here[n] = te[n] | tr[n] ? here[n] : before[n];
         }
+        return;
+    }
+    for (ptrdiff_t n = 0; n < lanes; n++) {
+        char *at = x->data + n * x->stride1;
+        const char *te = terminated->data + n * terminated->stride1, *tr = truncated->data + n * truncated->stride1;
+        REAL first = *(REAL *)at;
+        for (ptrdiff_t t = 1; t < steps; t++) {
+            const char ended = te[(t - 1) * terminated->stride0] | tr[(t - 1) * truncated->stride0];
+            REAL *here = (REAL *)(at + t * x->stride0);
+            first = ended ? *here : first;
+            *here = first;
+        }
+    }
 }
 
 /* A kernel without a recurrence over arrays that are dense in one order is one long row. */
