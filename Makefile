@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
 CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror
 
-.PHONY: train test lint types sanitize bench bench-test check clean
+.PHONY: train test peers lint types sanitize bench bench-test check clean
 
 train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
@@ -21,6 +21,10 @@ $(STAMP): $(SOURCES)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+# Other libraries that tests compare with; without them those tests are skipped.
+peers: $(STAMP)
+	$(BIN)/python -m pip install --quiet 'torch==2.13.0' jax
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -7,6 +7,8 @@ made plain where nothing is lost by it, refused with the argument's name, what c
 from __future__ import annotations
 
 import numbers
+import sys
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -24,13 +26,13 @@ KINDS = {name: dict((p, kind) for kind, p in spec) for name, spec in _core.kerne
 def over_time(kernel: str, args: tuple[Any, ...], axis: int = 0, out: Any = None, optional: bool = False) -> Any:
     """Answers a scan over time; the parameters stand in the kernel's order."""
     done = _core.run_time(kernel, args, axis, out, optional, False) if type(axis) is int else None
-    return _over_time(kernel, args, axis, out, optional) if done is None else done
+    return at_home(args[0])(_over_time(kernel, args, axis, out, optional)) if done is None else done
 
 
 def over_rows(kernel: str, args: tuple[Any, ...], out: Any = None) -> Any:
     """Answers a kernel over rows of actions; the parameters stand in the kernel's order."""
     done = _core.run_rows(kernel, args, out)
-    return _over_rows(kernel, args, out) if done is None or type(done) is int else done
+    return at_home(args[0])(_over_rows(kernel, args, out)) if done is None or type(done) is int else done
 
 
 # --- scans over time
@@ -192,6 +194,29 @@ def explain_row(given: dict[str, Any], row: int, rows: tuple[int, ...]) -> NoRet
     raise AssertionError("a kernel refused a row without a reason")  # pragma: no cover
 
 
+# --- arrays of other libraries, which are never imported here
+
+
+def is_foreign(value: Any) -> bool:
+    """Whether an array of another library comes, to be read through DLPack: a CPU tensor of PyTorch, an array of JAX."""
+    return hasattr(value, "__dlpack__") and not isinstance(value, np.ndarray)
+
+
+def at_home(value: Any) -> Callable[[Any], Any]:
+    """What turns a result into the kind of array that `value` is."""
+    if not is_foreign(value):
+        return lambda result: result
+    library = sys.modules[type(value).__module__.partition(".")[0]]
+    space = value.__array_namespace__() if hasattr(value, "__array_namespace__") else library
+
+    def convert(result: Any) -> Any:
+        if isinstance(result, tuple):
+            return tuple(map(convert, result))
+        return space.from_dlpack(result) if isinstance(result, np.ndarray) else result
+
+    return convert
+
+
 # --- one argument at a time
 
 
@@ -238,9 +263,10 @@ def as_array(name: str, value: Any) -> Array:
             f"{name} is a masked array; a plain array is wanted, {name}.filled(...) says what stands in the gaps"
         )
     try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{name} cannot be read as an array: {error}") from None
+        array = np.from_dlpack(value) if is_foreign(value) else np.asarray(value)
+    except (ValueError, TypeError, BufferError, RuntimeError) as error:
+        kind = TypeError if is_foreign(value) else ValueError
+        raise kind(f"{name} cannot be read as an array: {error}") from None
     if array.dtype == object or array.dtype.kind in "USVmMc":
         raise TypeError(f"{name} has dtype {array.dtype}; numbers in a plain array are wanted")
     return array
@@ -276,8 +302,11 @@ def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[An
     """Runs into `out` after checking it, by way of a new array where it shares memory with an input; into a new array for None."""
     if out is None:
         return run(None)
+    given = out
+    if is_foreign(out):
+        out = as_array("out", out)
     if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is a {type(out).__name__}; a NumPy array is wanted")
+        raise TypeError(f"out is a {type(out).__name__}; an array is wanted")
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(f"out has shape {out.shape} and dtype {out.dtype}; {shape} and {dtype} are wanted")
     if not out.flags.writeable:
@@ -287,4 +316,4 @@ def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[An
         out[...] = run(None)
     else:
         run(out)
-    return out
+    return given

@@ -10,6 +10,8 @@ truncated step above the last row is refused, because the value of the state it 
 `gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`. A coefficient of 0 reads nothing: NaN and inf reach the
 steps before them in the same episode and no others. `out` receives the result.
 
+CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind.
+
 Every function here raises TypeError for a wrong dtype and ValueError for a wrong shape or range, naming the argument.
 Time-major results equal `fastpg.reference` bit for bit.
 """
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_floats, into, over_time, same_shape
+from fastpg._check import as_floats, at_home, into, over_time, same_shape
 
 __all__ = [
     "PSI",
@@ -208,9 +210,10 @@ def baselined(returns: ArrayLike, baseline: ArrayLike, *, out: Array | None = No
     >>> baselined([3.0, 4.0], [1.0, 5.0])
     array([ 2., -1.])
     """
+    home = at_home(returns)
     returns = as_floats("returns", returns)
     baseline = same_shape("baseline", as_floats("baseline", baseline, ("returns", returns)), "returns", returns)
-    return into(out, returns.shape, returns.dtype, [], lambda o: np.subtract(returns, baseline, out=o))  # type: ignore[no-any-return]
+    return home(into(out, returns.shape, returns.dtype, [], lambda o: np.subtract(returns, baseline, out=o)))  # type: ignore[no-any-return]
 
 
 Estimate = Callable[[Any, Any, Any, Any, Any, Any, Any, int], Array]

@@ -102,7 +102,7 @@ def test_many_python_threads_at_once(rng):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")  # Python and JAX warn of forks while threads live, which is the point
 def test_a_forked_child_uses_threads_after_its_parent_did(rng):
     logits = rng.standard_normal((80_000, 4))
     wanted = fastpg.categorical.entropy(logits)

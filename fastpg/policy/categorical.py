@@ -4,6 +4,8 @@
 `legal` is a bool mask, (M, A) or (A,) for every row: an illegal action has probability 0, whatever its logit holds, and its gradient
 is 0. A logit of -inf means the same. A row without a legal action is a ValueError, NaN in a row makes that row's results NaN.
 
+CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind.
+
 A `_grad` function takes the upstream weight of each row and returns the gradient with respect to the logits.
 Every function here raises TypeError for a wrong dtype and ValueError for a wrong shape or range, naming the argument.
 """
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_floats, over_rows
+from fastpg._check import as_floats, at_home, over_rows
 
 __all__ = ["entropy", "entropy_grad", "kl", "kl_grad", "log_prob", "log_prob_grad", "mode", "sample"]
 
@@ -143,11 +145,12 @@ def sample(logits: ArrayLike, rng: np.random.Generator, legal: ArrayLike | None 
     """
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"rng is {rng!r}; a numpy.random.Generator is wanted, numpy.random.default_rng(seed) makes one")
+    home = at_home(logits)
     if type(logits) is not np.ndarray:
         logits = as_floats("logits", logits)
     dtype = logits.dtype.newbyteorder("=")
     uniform = rng.random(logits.shape[:-1], dtype=dtype if dtype == np.float32 else np.float64)
-    return over_rows("categorical_sample", (logits, uniform, legal))  # type: ignore[no-any-return]
+    return home(over_rows("categorical_sample", (logits, uniform, legal)))  # type: ignore[no-any-return]
 
 
 def mode(logits: ArrayLike, legal: ArrayLike | None = None) -> Array:
