@@ -9,16 +9,17 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastpg import policy, returns
+from fastpg import policy, returns, threads
 from fastpg.policy import *  # noqa: F403
 from fastpg.returns import *  # noqa: F403
+from fastpg.threads import *  # noqa: F403
 
 if TYPE_CHECKING:
     from fastpg import steps as steps
     from fastpg.steps import scan as scan
 
 __version__ = "0.1.0"
-__all__ = [*returns.__all__, *policy.__all__, "scan", "steps"]
+__all__ = [*returns.__all__, *policy.__all__, *threads.__all__, "scan", "steps"]
 
 
 def __getattr__(name: str) -> Any:  # Numba takes longer to import than all the rest: only on first use

@@ -15,6 +15,7 @@ FLOORS = {
     "_check": {"_core"},
     "returns": {"_check"},
     "policy": {"_check", "policy"},
+    "threads": {"_core"},
     "steps": {"_check", "_core", "_numba"},
     "_numba": {"", "_core", "policy", "returns", "steps"},
     "reference": set(),
@@ -25,7 +26,7 @@ FLOORS = {
     "adapters": {"", "adapters", "envs", "train"},
     "cli": {"", "_core", "adapters", "train", "envs", "nets", "testing"},
     "__main__": {"cli"},
-    "": {"policy", "returns", "steps"},
+    "": {"policy", "returns", "steps", "threads"},
 }
 CORE = {"numpy", "scipy", "numba", "llvmlite"}
 

@@ -72,6 +72,23 @@ def test_the_value_after_the_last_row_is_read_by_the_last_part_alone(shape, rng)
     np.testing.assert_array_equal(got, reference.reward_to_go(reward, last))
 
 
+def test_set_threads_holds_until_its_block_ends():
+    fastpg.set_threads(3)
+    assert _core.threads() == 3
+    with fastpg.set_threads(2):
+        assert _core.threads() == 2
+        with pytest.raises(ZeroDivisionError), fastpg.set_threads(1):
+            1 / 0  # noqa: B018
+        assert _core.threads() == 2
+    assert _core.threads() == 3
+    fastpg.set_threads(1000)
+    assert _core.threads() == 64
+    for wrong, error in ((0, ValueError), (-1, ValueError), (True, TypeError), (2.0, TypeError), ("2", TypeError)):
+        with pytest.raises(error, match="n is"):
+            fastpg.set_threads(wrong)
+    assert _core.threads() == 64
+
+
 def test_the_first_bad_row_is_named_whichever_thread_meets_it():
     logits = np.zeros((100_000, 3))
     logits[[60_000, 99_999]] = -np.inf
