@@ -11,6 +11,13 @@
 
 #define ABS(x) ((x) < 0 ? -(x) : (x))
 
+/* Before a loop whose items do not overlap, which a compiler cannot know. */
+#ifdef __clang__
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 /* A vector of the items of a followed by those of b, picked by number. */
 #if defined(__clang__) || __GNUC__ >= 12
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)

@@ -23,8 +23,8 @@ typedef struct {
     _Alignas(64) REAL m[F(R)], s[F(R)], log_s[F(R)]; /* maximum, sum of e, its log */
 } F(softmax);
 
-/* Nothing in a tile overlaps, which the compiler cannot know: ivdep. */
-#define EACH_PLACE(r) _Pragma("GCC ivdep") for (ptrdiff_t r = 0; r < F(R); r++)
+/* Nothing in a tile overlaps. */
+#define EACH_PLACE(r) INDEPENDENT for (ptrdiff_t r = 0; r < F(R); r++)
 
 static F(shape) F(shape_of)(ptrdiff_t actions)
 {
@@ -225,7 +225,7 @@ static void F(weights)(const F(shape) * g, const fastpg_operand *weight, REAL *w
 #define EACH_PIECE(g, from) for (ptrdiff_t from = 0; from < g.actions; from += g.piece)
 #define EACH_ITEM(g, i, r, k)                                                                                                                        \
     for (ptrdiff_t i = 0; i < g.n; i++)                                                                                                              \
-        _Pragma("GCC ivdep") for (ptrdiff_t r = 0, k = i * F(R); r < F(R); r++, k++)
+        INDEPENDENT for (ptrdiff_t r = 0, k = i * F(R); r < F(R); r++, k++)
 
 /* log pi(a) = x[a] - m - log s */
 static ptrdiff_t F(categorical_log_prob)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,

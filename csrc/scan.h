@@ -254,7 +254,7 @@ static void F(spread)(const fastpg_operand *x, const fastpg_operand *terminated,
             const REAL *before = (const REAL *)(x->data + t * x->stride0);
             REAL *here = (REAL *)(x->data + (t + 1) * x->stride0);
             const char *te = terminated->data + t * terminated->stride0, *tr = truncated->data + t * truncated->stride0;
-            _Pragma("GCC ivdep") for (ptrdiff_t n = 0; n < lanes; n++) here[n] = te[n] | tr[n] ? here[n] : before[n];
+            INDEPENDENT for (ptrdiff_t n = 0; n < lanes; n++) here[n] = te[n] | tr[n] ? here[n] : before[n];
         }
         return;
     }
@@ -379,14 +379,14 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
 #undef TIME
 #undef ROW
 
-/* The three loops of a kernel. Chunks never overlap, which the compiler cannot know: ivdep. */
+/* The three loops of a kernel. Chunks never overlap. */
 #undef STEP
 #define STEP(name, ADD, KEEP, FINISH)                                                                                                                \
     static void F(name##_fill)(void *const *chunk, ptrdiff_t n, REAL *add, REAL *keep)                                                               \
     {                                                                                                                                                \
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
-        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
         {                                                                                                                                            \
             const F(name##_step) s = F(name##_read)(&at, i);                                                                                         \
             add[i] = ADD;                                                                                                                            \
@@ -397,7 +397,7 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
     {                                                                                                                                                \
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
-        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
         {                                                                                                                                            \
             F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
             const REAL x = xs[i];                                                                                                                    \
@@ -409,7 +409,7 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
     {                                                                                                                                                \
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
-        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
         {                                                                                                                                            \
             F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
             const REAL x = (ADD) + times(KEEP, carry[i]);                                                                                            \
@@ -426,7 +426,7 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
         (void)carry;                                                                                                                                 \
-        _Pragma("GCC ivdep") for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
         {                                                                                                                                            \
             F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
             const REAL x = X;                                                                                                                        \
@@ -441,7 +441,7 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
 #define RECUR(name) SCAN_KERNEL(name, 1, 0, F(name##_fill), F(name##_finish))
 #define SPREAD(name) SCAN_KERNEL(name, 1, 1, F(name##_fill), F(name##_finish))
 #undef SCAN_KERNEL
-#define SCAN_KERNEL(name, recursive_, spread_, fill_, finish_)                                                                                                       \
+#define SCAN_KERNEL(name, recursive_, spread_, fill_, finish_)                                                                                       \
     static ptrdiff_t F(name##_run)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes,                \
                                   const fastpg_part *part)                                                                                           \
     {                                                                                                                                                \

@@ -1,5 +1,6 @@
 /* exp and log as short polynomials in plain C that a compiler turns into vectors. Included once a dtype.
- * MADD(a, b, c) is a * b + c, rounded once where the instruction set has it for free. Coefficients are those of the Taylor series; each remainder is stated, so nothing here was fitted or looked up. */
+ * MADD(a, b, c) is a * b + c, rounded once where the instruction set does that in one.
+ * Coefficients are those of the Taylor series; each remainder is stated, so nothing here was fitted or looked up. */
 
 /* e^x for x <= 0: x = n ln 2 + r with |r| <= ln(2)/2, e^x = 2^n e^r. Below the smallest normal number the result is 0. NaN stays NaN. */
 static inline REAL F(exp_nonpositive)(REAL x)
