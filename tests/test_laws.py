@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import fastpg
-from fastpg import categorical, reference
+from fastpg import _core, categorical, reference
 
 SHAPES = [(1,), (37,), (65, 1), (40, 7), (30, 100)]
 
@@ -257,6 +257,16 @@ def test_actions_of_probability_zero_are_never_sampled(actions, rng):
     logits[np.arange(4000), lucky] = 0
     np.testing.assert_array_equal(categorical.sample(logits, rng), lucky)
     np.testing.assert_array_equal(categorical.mode(logits), lucky)
+
+
+@pytest.mark.parametrize("actions", [2, 18, 100])
+def test_a_uniform_on_a_boundary_falls_to_the_action_above_it(actions):
+    # pi = (0, 1/2, 1/2, 0, ...): u = 0 is the boundary of an action of probability 0, u = 1/2 that of two equal ones.
+    logits = np.full((3, max(actions, 3)), -np.inf)
+    logits[:, 1:3] = 0
+    below_one = np.nextafter(1, 0)
+    drawn = _core.run_rows("categorical_sample", (logits, np.array([0, 0.5, below_one]), None), None)
+    assert drawn.tolist() == [1, 2, 2]
 
 
 def test_sampling_draws_one_uniform_a_row_and_only_from_its_generator():
