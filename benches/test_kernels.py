@@ -72,13 +72,13 @@ def _callable(case, axis, library):
     return functools.partial(fastpg.scan, getattr(fastpg.steps, case.name)), keywords, "scan"
 
 
-def _difference(case, arguments, got, wanted):
-    """Empty where got equals wanted within the tolerance of the case."""
+def _difference(case, arguments, got, wanted, tolerance):
+    """Empty where got equals wanted within the tolerance."""
     if "rng" in arguments and got.shape == wanted.shape and got.dtype == wanted.dtype:
         # A uniform may fall between two roundings of one boundary: of actions drawn, one in a thousand may differ.
         differ = int((got != wanted).sum())
         return "" if differ <= 1e-3 * wanted.size else f"{differ} of {wanted.size} actions differ"
-    return compare(got, wanted, case.tolerance)
+    return compare(got, wanted, tolerance)
 
 
 @pytest.mark.benchmark(min_rounds=5, max_time=0.2, min_time=5e-5)
@@ -89,7 +89,9 @@ def test_kernel(benchmark, case, layout, shape, dtype, library):
     arguments = _arguments(case, shape, dtype)
     wanted = _expected(case, axis, shape, dtype)
     if library != "numpy":  # the first call; it compiles as well
-        why = _difference(case, arguments, function(*arguments.values(), **keywords), wanted)
+        # The loop adds hundreds of float32 one after another; ours are held to the tolerance of the case.
+        tolerance = 4 * case.tolerance if source == "loop" else case.tolerance
+        why = _difference(case, arguments, function(*arguments.values(), **keywords), wanted, tolerance)
         assert not why, why
     benchmark.extra_info.update(
         kernel=case.id,
