@@ -5,6 +5,9 @@ The oracle of the tests and the baseline of the benchmarks. Nothing is checked h
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +51,88 @@ def _ended(terminated: Array, truncated: Array) -> Array:
     return ended
 
 
+def _in_every_layout(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Packed, interleaved and masked batches, by running the plain specification once a lane, or once a piece of one."""
+    signature = inspect.signature(plain)
+
+    @functools.wraps(plain)
+    def call(
+        *args: Any,
+        axis: int = 0,
+        offsets: Any = None,
+        env_id: Any = None,
+        mask: Any = None,
+        mask_mode: str = "skip",
+        **keywords: Any,
+    ) -> Any:
+        if offsets is None and env_id is None and mask is None:
+            return plain(*args, axis=axis, **keywords)
+        given = signature.bind(*args, **keywords)
+        given.apply_defaults()
+        arguments = {name: x for name, x in given.arguments.items() if name != "axis"}
+        reward = arguments["reward"]
+        results: list[Array] = []
+        for lane, at in enumerate(_lanes(reward, axis, offsets, env_id)):
+            for piece, last in _pieces(at, mask, mask_mode):
+                of_piece = {name: _part(name, x, reward, piece, lane, last) for name, x in arguments.items()}
+                if mask is not None and mask_mode == "zero":
+                    gaps = ~mask.ravel()[piece]
+                    value_after = of_piece.get("next_value")
+                    if np.ndim(value_after) == 0 and "value" in of_piece and value_after is not None:
+                        after = np.append(np.where(gaps, 0, of_piece["value"])[1:], value_after)
+                        of_piece = {n: _zeroed(x, gaps) for n, x in of_piece.items()} | {"next_value": after}
+                    else:
+                        of_piece = {n: _zeroed(x, gaps) for n, x in of_piece.items()}
+                got = plain(**of_piece)
+                got = got if isinstance(got, tuple) else (got,)
+                results = results or [np.zeros(reward.size, reward.dtype) for _ in got]
+                for result, x in zip(results, got, strict=True):
+                    result[piece] = x if mask is None else np.where(mask.ravel()[piece], x, 0)
+        shaped = tuple(result.reshape(reward.shape) for result in results)
+        if not shaped:  # not a single step
+            return plain(*given.args, axis=axis)
+        return shaped if len(shaped) > 1 else shaped[0]
+
+    return call
+
+
+def _lanes(reward: Array, axis: int, offsets: Any, env_id: Any) -> list[Array]:
+    """Where the steps of each lane stand in reward.ravel(), in order of time."""
+    at = np.arange(reward.size).reshape(reward.shape)
+    if offsets is not None:
+        return [at[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    if env_id is not None:
+        return [at[env_id == lane] for lane in range(max(env_id, default=-1) + 1)]
+    return list(np.moveaxis(at, axis, -1).reshape(-1, reward.shape[axis]))
+
+
+def _pieces(at: Array, mask: Any, mask_mode: str) -> Iterator[tuple[Array, bool]]:
+    """What runs on its own in a lane, and whether it reaches the lane's last unmasked step."""
+    if mask is None or mask_mode == "zero":
+        yield at, True
+    elif mask_mode == "skip":
+        yield at[mask.ravel()[at]], True
+    else:  # reset: stretches without a gap
+        pieces = np.split(at, np.flatnonzero(np.diff(mask.ravel()[at])) + 1)
+        pieces = [piece for piece in pieces if len(piece) and mask.ravel()[piece[0]]]
+        for k, piece in enumerate(pieces):
+            yield piece, k == len(pieces) - 1
+
+
+def _part(name: str, x: Any, reward: Array, at: Array, lane: int, last: bool) -> Any:
+    """An argument as a piece of a lane sees it."""
+    if np.shape(x) == reward.shape and reward.ndim:
+        return x.ravel()[at]
+    if name == "next_value" and x is not None:  # V after the last step of each lane
+        return np.atleast_1d(x)[lane] if last else reward.dtype.type(0)
+    return x
+
+
+def _zeroed(x: Any, gaps: Array) -> Any:
+    return np.where(gaps, np.zeros((), x.dtype), x) if np.shape(x) == gaps.shape else x
+
+
+@_in_every_layout
 def total_return(reward: Array, terminated: Array, truncated: Array, gamma: Any = 1.0, *, axis: int = 0) -> Array:
     r, te, tr, g = _time_first(axis, reward, terminated, truncated, gamma)
     G = np.empty_like(r)
@@ -60,6 +145,7 @@ def total_return(reward: Array, terminated: Array, truncated: Array, gamma: Any 
     return np.moveaxis(G, 0, axis)
 
 
+@_in_every_layout
 def reward_to_go(
     reward: Array,
     next_value: Any = None,
@@ -81,6 +167,7 @@ def reward_to_go(
     return np.moveaxis(G, 0, axis)
 
 
+@_in_every_layout
 def td_residual(
     reward: Array,
     value: Array,
@@ -96,6 +183,7 @@ def td_residual(
     return np.moveaxis(delta, 0, axis)
 
 
+@_in_every_layout
 def gae(
     reward: Array,
     value: Array,
@@ -118,6 +206,7 @@ def gae(
     return np.moveaxis(A, 0, axis)
 
 
+@_in_every_layout
 def gae_and_return(
     reward: Array,
     value: Array,
@@ -133,6 +222,7 @@ def gae_and_return(
     return A, A + value
 
 
+@_in_every_layout
 def lambda_return(
     reward: Array,
     next_value: Array,
@@ -152,6 +242,156 @@ def lambda_return(
     for t in reversed(range(len(r))):
         after = R[t] = r[t] + _gated(near[t], nv[t]) + _gated(far[t], after)
     return np.moveaxis(R, 0, axis)
+
+
+@_in_every_layout
+def n_step_return(
+    reward: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any = 0.99,
+    n: int = 5,
+    *,
+    axis: int = 0,
+) -> Array:
+    nv = _full(next_value, None, reward, axis)
+    r, nv, te, tr, g = _time_first(axis, reward, nv, terminated, truncated, gamma)
+    G = np.empty_like(r)
+    ended = _ended(te, tr)
+    for t in range(len(r)):
+        end = min(t + n, len(r)) - 1
+        x = r[end] + _gated(g[end] * ~te[end], nv[end])
+        for k in reversed(range(t, end)):
+            x = r[k] + _gated(g[k] * ~te[k], np.where(ended[k], nv[k], x))
+        G[t] = x
+    return np.moveaxis(G, 0, axis)
+
+
+def _corrected(r: Array, q: Array, nv: Array, te: Array, tr: Array, g: Array, c: Array) -> Array:
+    """G[t] = r[t] + gamma (v'[t] + c[t+1] (G[t+1] - q[t+1])), the form that all off-policy returns share."""
+    G = np.empty_like(r)
+    ended = _ended(te, tr)
+    after = np.zeros(r.shape[1:], r.dtype)
+    for t in reversed(range(len(r))):
+        G[t] = r[t] + _gated(g[t] * ~te[t], nv[t]) + _gated(g[t] * ~ended[t], after)
+        after = _gated(c[t], G[t] - q[t])
+    return G
+
+
+@_in_every_layout
+def retrace(
+    reward: Array,
+    q_value: Array,
+    next_value: Array,
+    log_ratio: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any = 0.99,
+    lambda_: Any = 1.0,
+    *,
+    axis: int = 0,
+) -> Array:
+    r, q, nv, lr, te, tr, g, la = _time_first(
+        axis, reward, q_value, next_value, log_ratio, terminated, truncated, gamma, lambda_
+    )
+    return np.moveaxis(_corrected(r, q, nv, te, tr, g, la * _clipped_ratio(lr, 1.0)), 0, axis)
+
+
+@_in_every_layout
+def q_lambda(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    greedy: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any = 0.99,
+    lambda_: Any = 0.95,
+    *,
+    axis: int = 0,
+) -> Array:
+    nv = _full(next_value, value, reward, axis)
+    r, v, nv, gr, te, tr, g, la = _time_first(axis, reward, value, nv, greedy, terminated, truncated, gamma, lambda_)
+    return np.moveaxis(_corrected(r, v, nv, te, tr, g, la * gr), 0, axis)
+
+
+@_in_every_layout
+def tree_backup(
+    reward: Array,
+    q_value: Array,
+    next_value: Array,
+    log_prob: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any = 0.99,
+    lambda_: Any = 1.0,
+    *,
+    axis: int = 0,
+) -> Array:
+    r, q, nv, lp, te, tr, g, la = _time_first(
+        axis, reward, q_value, next_value, log_prob, terminated, truncated, gamma, lambda_
+    )
+    return np.moveaxis(_corrected(r, q, nv, te, tr, g, la * np.exp(lp)), 0, axis)
+
+
+@_in_every_layout
+def upgo(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any = 0.99,
+    *,
+    axis: int = 0,
+) -> Array:
+    nv = _full(next_value, value, reward, axis)
+    r, v, nv, te, tr, g = _time_first(axis, reward, value, nv, terminated, truncated, gamma)
+    better = r + _gated(g * ~te, nv) >= v
+    return np.moveaxis(_corrected(r, v, nv, te, tr, g, better.astype(r.dtype)), 0, axis)
+
+
+def _clipped_ratio(log_ratio: Array, clip: float) -> Array:
+    """min(clip, pi / mu); NaN stays NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.minimum(np.exp(log_ratio), log_ratio.dtype.type(clip))
+
+
+@_in_every_layout
+def vtrace(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    log_ratio: Array,
+    terminated: Array,
+    truncated: Array,
+    gamma: Any = 0.99,
+    lambda_: Any = 1.0,
+    clip_rho: float = 1.0,
+    clip_c: float = 1.0,
+    clip_pg_rho: float = 1.0,
+    alpha: float = 1.0,
+    *,
+    axis: int = 0,
+) -> tuple[Array, Array]:
+    nv = _full(next_value, value, reward, axis)
+    r, v, nv, lr, te, tr, g, la, al = _time_first(
+        axis, reward, value, nv, log_ratio, terminated, truncated, gamma, lambda_, alpha
+    )
+    ended = _ended(te, tr)
+    ratio = _clipped_ratio(lr, np.inf)
+    rho = _gated(1 - al, ratio) + _gated(al, _clipped_ratio(lr, clip_rho))
+    c = la * (_gated(1 - al, ratio) + _gated(al, _clipped_ratio(lr, clip_c)))
+    delta = r + _gated(g * ~te, nv) - v
+    target, pg = np.empty_like(r), np.empty_like(r)
+    after = np.zeros(r.shape[1:], r.dtype)  # target[t+1] - v[t+1]
+    for t in reversed(range(len(r))):
+        q = r[t] + _gated(g[t] * ~te[t], nv[t]) + _gated(g[t] * la[t] * ~ended[t], after)
+        pg[t] = _clipped_ratio(lr[t], clip_pg_rho) * (q - v[t])
+        after = rho[t] * delta[t] + _gated(g[t] * c[t] * ~ended[t], after)
+        target[t] = v[t] + after
+    return np.moveaxis(target, 0, axis), np.moveaxis(pg, 0, axis)
 
 
 def baselined(returns: Array, baseline: Array) -> Array:
