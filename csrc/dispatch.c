@@ -47,20 +47,28 @@ static void store_past_caches(char *to, const char *from, ptrdiff_t bytes)
 static void store_past_caches(char *to, const char *from, ptrdiff_t bytes) { memcpy(to, from, (size_t)bytes); }
 #endif
 
-/* What a part of a call must know of the rest. */
+/* How a TIME kernel walks memory, see scan.h. */
+enum fastpg_order { FASTPG_LANES, FASTPG_FLAT, FASTPG_INTERLEAVED };
+
+/* A part of a call, and what it must know of the rest. */
 typedef struct {
     enum {
         FASTPG_WHOLE,
         FASTPG_PIECE,  /* a stretch of time, its carry taken to be 0 */
-        FASTPG_REPAIR, /* again from its last row, with the carry of the row that follows, until a row does not change */
-        FASTPG_CLOSE   /* what a kernel does once every row is right */
+        FASTPG_REPAIR, /* again from its end, with the carry of what follows, until that makes no difference any more */
+        FASTPG_CLOSE   /* what a kernel does once every step is right */
     } stage;
-    int shared; /* other threads work on the same rows at the same time */
-    int open;   /* rows follow: the last row in hand is not that of the buffer */
+    enum { FASTPG_OVER_TIME, FASTPG_OVER_LANES } over; /* what from and to count: rows of LANES, positions of FLAT; or lanes */
+    ptrdiff_t from, to;
+    enum fastpg_order order;
+    int past_caches;      /* write past the caches */
+    ptrdiff_t window;     /* steps of the window after which each item starts afresh, 0 for a scan to the end of the lane */
+    const void *carry_in; /* a REPAIR's, one REAL a lane */
+    void *carry_out;      /* where a part leaves its own, or NULL */
 } fastpg_part;
 
 typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1,
-                                   const fastpg_part *part);
+                                   const fastpg_layout *layout, const fastpg_part *part);
 
 /* FASTPG_NO_SIMD, FASTPG_NO_AVX512: set by the build for a compiler that cannot target them. */
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(FASTPG_NO_SIMD)
@@ -76,13 +84,16 @@ typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_ope
 #define ISA_HAS_FMA 0
 #endif
 #define ISA base
+#define VECTOR_BYTES 16
 #include "each_dtype.h"
 #undef ISA
+#undef VECTOR_BYTES
 #undef ISA_HAS_FMA
 #define ISA_HAS_FMA 1
 
 #ifdef HAS_AVX2
 #define ISA avx2
+#define VECTOR_BYTES 32
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
 #else
@@ -96,10 +107,12 @@ typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_ope
 #pragma GCC pop_options
 #endif
 #undef ISA
+#undef VECTOR_BYTES
 #endif
 
 #ifdef HAS_AVX512
 #define ISA avx512
+#define VECTOR_BYTES 64
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
 #else
@@ -113,6 +126,7 @@ typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_ope
 #pragma GCC pop_options
 #endif
 #undef ISA
+#undef VECTOR_BYTES
 #endif
 
 static const fastpg_kernel kernels[] = {
@@ -120,6 +134,8 @@ static const fastpg_kernel kernels[] = {
 #define IN(x) PARAMETER(FASTPG_IN, x, 0)
 #define FLAG(x) PARAMETER(FASTPG_FLAG, x, 0)
 #define SCALAR(x) PARAMETER(FASTPG_SCALAR, x, 0)
+#define NUMBER(x) PARAMETER(FASTPG_NUMBER, x, 0)
+#define COUNT(x) PARAMETER(FASTPG_COUNT, x, 0)
 #define OUT(x) PARAMETER(FASTPG_OUT, x, 0)
 #define ROW_IN(x) PARAMETER(FASTPG_IN, x, 1)
 #define ROW_INDEX(x) PARAMETER(FASTPG_INDEX, x, 1)
@@ -137,6 +153,8 @@ static const fastpg_kernel kernels[] = {
 #undef IN
 #undef FLAG
 #undef SCALAR
+#undef NUMBER
+#undef COUNT
 #undef OUT
 #undef ROW_IN
 #undef ROW_INDEX
@@ -195,10 +213,12 @@ int fastpg_isa_use(const char *name)
 }
 
 enum {
-    ITEMS_A_THREAD = 32768, /* below this many a thread costs more than it saves (measured) */
-    BYTES_A_ROW = 2048,     /* of a row that threads share, for the same reason */
-    PARTS_A_THREAD = 4,     /* so that a thread that wakes late leaves more to the others */
-    STEPS_A_THREAD = 512    /* of a stretch of time, of which a repair must be a small part */
+    ITEMS_A_THREAD = 32768,   /* below this many a thread costs more than it saves (measured) */
+    BYTES_A_ROW = 2048,       /* of a row that threads share, for the same reason */
+    PARTS_A_THREAD = 4,       /* so that a thread that wakes late leaves more to the others */
+    STEPS_A_THREAD = 512,     /* of a stretch of time, of which a repair must be a small part */
+    MOST_STRETCHES = 16,      /* of time in a call */
+    PAST_CACHES = 64 << 20    /* bytes of a result that is not worth keeping in the caches */
 };
 
 static int most_threads = 1;
@@ -206,81 +226,127 @@ static int most_threads = 1;
 int fastpg_threads(void) { return most_threads; }
 void fastpg_set_threads(int threads) { most_threads = threads < 1 ? 1 : threads > FASTPG_MOST_THREADS ? FASTPG_MOST_THREADS : threads; }
 
+size_t fastpg_env_bytes(fastpg_dtype dtype, ptrdiff_t envs) { return (size_t)envs * (2 * (dtype == FASTPG_F32 ? sizeof(float) : sizeof(double)) + 3); }
+
 /* Rows are independent, and so are lanes: a part of them gives the same bits. A stretch of time is not, but all it lacks is the carry of
- * the row that follows. It is taken to be 0, which holds before an ending and fades elsewhere, and is put right afterwards: the repair stops
- * at the first row that comes out as it stood, so the result is the same bits again. Only where nothing ends and nothing fades
+ * what follows. It is taken to be 0, which holds before an ending and fades elsewhere, and is put right afterwards: the repair stops where the
+ * right carry and 0 lead to the same one, so the result is the same bits again. Only where nothing ends and nothing fades
  * (gamma = lambda = 1) does it walk the stretch to its start. */
 typedef struct {
     int kernel;
     fastpg_dtype dtype;
     const fastpg_operand *operands;
-    ptrdiff_t size0, size1, share; /* share: rows, lanes or steps of a part */
-    int by_lanes, by_time;
-    ptrdiff_t refused[FASTPG_MOST_THREADS * PARTS_A_THREAD];
+    ptrdiff_t size0, size1;
+    const fastpg_layout *layout;
+    fastpg_part part; /* what all parts have in common */
+    ptrdiff_t size, share; /* of what is shared: all, and of a part */
+    int repaired;
+    ptrdiff_t *refused;
+    char (*carry)[2 * BYTES_A_ROW];
 } job;
 
-static ptrdiff_t run_stage(const job *j, int part, int stage)
+static ptrdiff_t run_stage(job *j, int part, int stage)
 {
+    fastpg_part p = j->part;
+    p.stage = stage;
+    p.from = part * j->share;
+    p.to = p.from + j->share < j->size ? p.from + j->share : j->size;
+    if (j->repaired) p.carry_out = j->carry[part];
+    if (stage == FASTPG_REPAIR) p.carry_in = j->carry[part + 1];
     const fastpg_kernel *kernel = &kernels[j->kernel];
-    const ptrdiff_t from = part * j->share, size = j->by_lanes ? j->size1 : j->size0, count = size - from < j->share ? size - from : j->share;
-    const fastpg_part how = {stage, j->by_lanes, j->by_time && from + count < size};
+    const fastpg_runner run = isas[current].table[j->dtype][j->kernel];
+    if (kernel->family == FASTPG_TIME) return run(kernel, j->operands, j->size0, j->size1, j->layout, &p);
     fastpg_operand operands[FASTPG_MAX_PARAMETERS];
     for (int k = 0; k < kernel->n_parameters; k++) {
         operands[k] = j->operands[k];
-        if (operands[k].data) operands[k].data += from * (j->by_lanes ? operands[k].stride1 : operands[k].stride0);
-        if (operands[k].last && j->by_lanes) operands[k].last += from * operands[k].last_stride;
-        if (how.open) operands[k].last = NULL;
+        if (operands[k].data) operands[k].data += p.from * operands[k].stride0;
     }
-    const ptrdiff_t size0 = j->by_lanes ? j->size0 : count, size1 = j->by_lanes ? count : j->size1;
-    const ptrdiff_t bad = isas[current].table[j->dtype][j->kernel](kernel, operands, size0, size1, &how);
-    return bad < 0 ? -1 : from + bad;
+    const ptrdiff_t bad = run(kernel, operands, p.to - p.from, j->size1, NULL, &p);
+    return bad < 0 ? -1 : p.from + bad;
 }
 
 static void run_part(void *context, int part)
 {
     job *j = context;
-    j->refused[part] = run_stage(j, part, j->by_time ? FASTPG_PIECE : FASTPG_WHOLE);
+    j->refused[part] = run_stage(j, part, j->repaired ? FASTPG_PIECE : FASTPG_WHOLE);
 }
 
-ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1)
+/* The window of a kernel that has one; 0 where it reaches beyond every lane, and so is no window. */
+static ptrdiff_t window_of(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t steps, const fastpg_layout *layout)
 {
-    static const fastpg_part whole = {FASTPG_WHOLE, 0, 0};
-    if (size0 == 0 || size1 == 0) return -1;
-    const int scans = kernels[kernel].family == FASTPG_TIME;
-    const ptrdiff_t item = dtype == FASTPG_F32 ? 4 : 8;
-    const int time_major = scans && (size1 == 1 || ABS(operands[0].stride1) < ABS(operands[0].stride0));
-    const int by_time = time_major && size1 * item < 2 * BYTES_A_ROW;
-    const ptrdiff_t size = scans && !by_time ? size1 : size0;
-    ptrdiff_t parts = size0 * size1 / ITEMS_A_THREAD;
-    if (parts > most_threads) parts = most_threads;
-    if (parts > 1 && !by_time) parts *= PARTS_A_THREAD;
-    if (by_time && parts > size0 / STEPS_A_THREAD) parts = size0 / STEPS_A_THREAD;
-    if (time_major && !by_time && parts > size1 * item / BYTES_A_ROW) parts = size1 * item / BYTES_A_ROW;
-    if (parts < 2 || size < 2) return isas[current].table[dtype][kernel](&kernels[kernel], operands, size0, size1, &whole);
-    job j = {kernel, dtype, operands, size0, size1, (size + parts - 1) / parts, scans && !by_time, by_time, {0}};
-    if (j.share > 64) j.share = (j.share + 63) & -64; /* whole tiles of rows, whole cache lines of lanes */
-    parts = (size + j.share - 1) / j.share;
-    fastpg_parallel((int)parts, most_threads, run_part, &j);
-    if (by_time) {
-        const fastpg_part close = {FASTPG_CLOSE, 0, 0};
-        for (ptrdiff_t part = parts - 2; part >= 0; part--) run_stage(&j, (int)part, FASTPG_REPAIR);
-        isas[current].table[dtype][kernel](&kernels[kernel], operands, size0, size1, &close);
+    for (int k = 0; k < kernel->n_parameters; k++) {
+        if (kernel->parameters[k].kind != FASTPG_COUNT) continue;
+        const int64_t n = *(const int64_t *)(const void *)operands[k].data;
+        ptrdiff_t longest = layout && layout->offsets ? 0 : steps;
+        for (ptrdiff_t b = 0; layout && layout->offsets && b < layout->sequences; b++)
+            if (layout->offsets[b + 1] - layout->offsets[b] > longest) longest = layout->offsets[b + 1] - layout->offsets[b];
+        return n < longest ? (ptrdiff_t)n : 0;
     }
-    for (ptrdiff_t part = 0; part < parts; part++)
-        if (j.refused[part] >= 0) return j.refused[part];
-    return -1;
+    return 0;
 }
 
-ptrdiff_t fastpg_first_cut(fastpg_operand terminated, fastpg_operand truncated, ptrdiff_t size0, ptrdiff_t size1)
+static enum fastpg_order order_of(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t lanes, const fastpg_layout *layout)
 {
-    static char none = 0;
-    if (!truncated.data) return -1;
-    if (!terminated.data) terminated = (fastpg_operand){.data = &none};
-    for (ptrdiff_t i = 0; i < size0 - 1; i++)
-        for (ptrdiff_t j = 0; j < size1; j++)
-            if (truncated.data[i * truncated.stride0 + j * truncated.stride1] && !terminated.data[i * terminated.stride0 + j * terminated.stride1])
-                return i * size1 + j;
-    return -1;
+    int out = 0;
+    while (kernel->parameters[out].kind != FASTPG_OUT) out++;
+    if (layout && layout->env_id) return FASTPG_INTERLEAVED;
+    return lanes > 1 && ABS(operands[out].stride1) <= ABS(operands[out].stride0) ? FASTPG_LANES : FASTPG_FLAT;
+}
+
+ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1, const fastpg_layout *layout)
+{
+    if (size0 == 0 || size1 == 0) return -1;
+    const ptrdiff_t item = dtype == FASTPG_F32 ? 4 : 8, chunk = STAGE_BYTES / item, bytes = size0 * size1 * item;
+    job j = {.kernel = kernel, .dtype = dtype, .operands = operands, .size0 = size0, .size1 = size1, .layout = layout};
+    fastpg_part *part = &j.part;
+    ptrdiff_t parts = size0 * size1 / ITEMS_A_THREAD, share_of = 64; /* whole tiles of rows, whole cache lines of lanes */
+    if (parts > most_threads) parts = most_threads;
+    if (kernels[kernel].family == FASTPG_ROW) {
+        j.size = size0;
+        if (parts > 1) parts *= PARTS_A_THREAD;
+    } else {
+        part->order = order_of(&kernels[kernel], operands, size1, layout);
+        part->window = window_of(&kernels[kernel], operands, size0, layout);
+        const int masked = layout && layout->mask.data;
+        if (part->order == FASTPG_LANES && size1 * item >= 2 * BYTES_A_ROW) {
+            part->over = FASTPG_OVER_LANES;
+            part->past_caches = 1;
+            j.size = size1;
+            if (parts > 1) parts *= PARTS_A_THREAD;
+            if (parts > size1 * item / BYTES_A_ROW) parts = size1 * item / BYTES_A_ROW;
+        } else {
+            const ptrdiff_t rows = part->order == FASTPG_LANES ? size0 : size0 * size1;
+            part->over = FASTPG_OVER_TIME;
+            j.size = rows;
+            j.repaired = 1;
+            if (parts > MOST_STRETCHES) parts = MOST_STRETCHES;
+            if (parts > rows / STEPS_A_THREAD) parts = rows / STEPS_A_THREAD;
+            if (part->order == FASTPG_FLAT) share_of = chunk;
+            if (part->order == FASTPG_INTERLEAVED || (part->order == FASTPG_LANES && masked)) parts = 1;
+        }
+    }
+    if (parts < 2 || j.size < 2) {
+        part->to = j.size;
+        part->past_caches = bytes >= PAST_CACHES;
+        return isas[current].table[dtype][kernel](&kernels[kernel], operands, size0, size1, layout, part);
+    }
+    part->past_caches |= bytes >= PAST_CACHES;
+    j.share = (j.size + parts - 1) / parts;
+    if (j.share > share_of) j.share = (j.share + share_of - 1) / share_of * share_of;
+    parts = (j.size + j.share - 1) / j.share;
+    ptrdiff_t refusals[FASTPG_MOST_THREADS * PARTS_A_THREAD];
+    _Alignas(64) char carries[MOST_STRETCHES][2 * BYTES_A_ROW];
+    j.refused = refusals;
+    j.carry = carries;
+    fastpg_parallel((int)parts, most_threads, run_part, &j);
+    ptrdiff_t refused = -1;
+    for (ptrdiff_t k = 0; k < parts; k++)
+        if (j.refused[k] >= 0 && (refused < 0 || j.refused[k] < refused)) refused = j.refused[k];
+    if (j.repaired && refused < 0) {
+        for (ptrdiff_t k = parts - 2; k >= 0 && !part->window; k--) run_stage(&j, (int)k, FASTPG_REPAIR);
+        run_stage(&j, 0, FASTPG_CLOSE);
+    }
+    return refused;
 }
 
 enum {

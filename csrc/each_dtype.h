@@ -12,6 +12,7 @@
 #define DTYPE f32
 #define FMA __builtin_fmaf
 #define REAL float
+#define REAL_BYTES 4
 #define REAL_IS_FLOAT
 #define BITS uint32_t
 #define MANTISSA_BITS 23
@@ -23,10 +24,12 @@
 #define LN2_HIGH 0.693359375f /* 9 bits of ln 2, so that n * LN2_HIGH is exact */
 #define LN2_LOW (-2.12194440054690583e-4f)
 #define EXP_SMALLEST (-87.3365447505531f) /* ln 2^-126 */
+#define EXP_LARGEST 88.7228317f           /* the last float below ln 2^128 */
 #include "bodies.h"
 #undef DTYPE
 #undef FMA
 #undef REAL
+#undef REAL_BYTES
 #undef REAL_IS_FLOAT
 #undef BITS
 #undef MANTISSA_BITS
@@ -38,10 +41,12 @@
 #undef LN2_HIGH
 #undef LN2_LOW
 #undef EXP_SMALLEST
+#undef EXP_LARGEST
 
 #define DTYPE f64
 #define FMA __builtin_fma
 #define REAL double
+#define REAL_BYTES 8
 #define BITS uint64_t
 #define MANTISSA_BITS 52
 #define EXPONENT_BIAS 1023
@@ -52,10 +57,12 @@
 #define LN2_HIGH 0x1.62e42fefap-1 /* 36 bits of ln 2 */
 #define LN2_LOW 0x1.cf79abc9e3b3ap-40
 #define EXP_SMALLEST (-708.396418532264106) /* ln 2^-1022 */
+#define EXP_LARGEST 709.782712893383973     /* the last double below ln 2^1024 */
 #include "bodies.h"
 #undef DTYPE
 #undef FMA
 #undef REAL
+#undef REAL_BYTES
 #undef BITS
 #undef MANTISSA_BITS
 #undef EXPONENT_BIAS
@@ -66,6 +73,7 @@
 #undef LN2_HIGH
 #undef LN2_LOW
 #undef EXP_SMALLEST
+#undef EXP_LARGEST
 
 #undef F
 #undef MADD

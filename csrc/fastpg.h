@@ -11,9 +11,9 @@
 #define FASTPG_API __attribute__((visibility("default")))
 #endif
 
-enum { FASTPG_MAX_PARAMETERS = 12 };
+enum { FASTPG_MAX_PARAMETERS = 16 };
 
-typedef enum { FASTPG_IN, FASTPG_FLAG, FASTPG_SCALAR, FASTPG_INDEX, FASTPG_OUT, FASTPG_OUT_INDEX } fastpg_kind;
+typedef enum { FASTPG_IN, FASTPG_FLAG, FASTPG_SCALAR, FASTPG_NUMBER, FASTPG_COUNT, FASTPG_INDEX, FASTPG_OUT, FASTPG_OUT_INDEX } fastpg_kind;
 typedef enum { FASTPG_F32, FASTPG_F64, FASTPG_DTYPES } fastpg_dtype;
 typedef enum { FASTPG_TIME, FASTPG_ROW } fastpg_family;
 
@@ -42,15 +42,29 @@ typedef struct {
 FASTPG_API int fastpg_kernel_count(void);
 FASTPG_API const fastpg_kernel *fastpg_kernel_at(int kernel);
 
-/* Runs a kernel over size0 x size1 items. Returns -1, or the first row that cannot be answered (no legal action, action out of range). */
-FASTPG_API ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1);
+typedef enum { FASTPG_SKIP, FASTPG_ZERO, FASTPG_RESET } fastpg_mask_mode;
+
+/* How the steps of a TIME kernel stand where two axes do not say it. At most one of offsets and env_id, and then size1 is 1. */
+typedef struct {
+    const int64_t *offsets; /* packed: sequence b is steps offsets[b] to offsets[b + 1]; from 0 to size0, never falling. NULL: not packed */
+    ptrdiff_t sequences;
+    const int64_t *env_id; /* interleaved: the lane of each step, in [0, envs). NULL: not interleaved */
+    ptrdiff_t envs;
+    void *memory;        /* interleaved: room for fastpg_env_bytes(dtype, envs), whatever it holds */
+    fastpg_operand mask; /* bool, as a FLAG: which steps count. data NULL: all */
+    fastpg_mask_mode mask_mode;
+} fastpg_layout;
+
+FASTPG_API size_t fastpg_env_bytes(fastpg_dtype dtype, ptrdiff_t envs);
+
+/* Runs a kernel over size0 x size1 items; layout may be NULL. Returns -1, or the first row that cannot be answered: no legal action, an action
+ * out of range; for a TIME kernel step t of lane n, as t * size1 + n, that is cut while its next value is missing (outputs are then void). */
+FASTPG_API ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1,
+                                const fastpg_layout *layout);
 
 /* Most threads a call may use; large calls alone use more than one. Results do not depend on it. */
 FASTPG_API int fastpg_threads(void);
 FASTPG_API void fastpg_set_threads(int threads);
-
-/* First item, counted along axis 0 and then axis 1, that is truncated, not terminated and not in the last row; or -1. */
-FASTPG_API ptrdiff_t fastpg_first_cut(fastpg_operand terminated, fastpg_operand truncated, ptrdiff_t size0, ptrdiff_t size1);
 
 /* Instruction sets: names from slowest to fastest, which this machine runs, and the one in use. NULL picks the fastest. */
 FASTPG_API int fastpg_isa_count(void);

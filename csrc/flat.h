@@ -3,6 +3,8 @@
 #define IN(x) (IN, x)
 #define FLAG(x) (FLAG, x)
 #define SCALAR(x) (SCALAR, x)
+#define NUMBER(x) (NUMBER, x)
+#define COUNT(x) (COUNT, x)
 #define OUT(x) (OUT, x)
 #define ROW_IN(x) (ROW_IN, x)
 #define ROW_INDEX(x) (ROW_INDEX, x)
@@ -20,6 +22,8 @@
 #define DECLARE_IN(x) const REAL *x,
 #define DECLARE_FLAG(x) const uint8_t *x,
 #define DECLARE_SCALAR(x) REAL x##_value, const REAL *x,
+#define DECLARE_NUMBER(x) REAL x,
+#define DECLARE_COUNT(x) int64_t x,
 #define DECLARE_OUT(x) REAL *x,
 #define DECLARE_ROW_IN(x) const REAL *x,
 #define DECLARE_ROW_INDEX(x) const int64_t *x,
@@ -37,6 +41,8 @@
 #define OPERAND_FLAG(x) DENSE(x)
 #define OPERAND_SCALAR(x)                                                                                                                            \
     {(char *)(uintptr_t)(x ? x : &x##_value), x ? size1 * (ptrdiff_t)sizeof *x : 0, x ? (ptrdiff_t)sizeof *x : 0, NULL, 0},
+#define OPERAND_NUMBER(x) {(char *)(uintptr_t)&x, 0, 0, NULL, 0},
+#define OPERAND_COUNT(x) {(char *)(uintptr_t)&x, 0, 0, NULL, 0},
 #define OPERAND_OUT(x) DENSE(x)
 #define OPERAND_ROW_IN(x) DENSE_ROW(x)
 #define OPERAND_ROW_INDEX(x) DENSE_ROW(x)
@@ -48,7 +54,7 @@
     ptrdiff_t fastpg_##name##_##dtype(DECLARE(pairs) ptrdiff_t size0, ptrdiff_t size1)                                                               \
     {                                                                                                                                                \
         const fastpg_operand operands[] = {OPERANDS(pairs)};                                                                                         \
-        return fastpg_run(KERNEL_##name, DTYPE_ID, operands, size0, size1);                                                                          \
+        return fastpg_run(KERNEL_##name, DTYPE_ID, operands, size0, size1, NULL);                                                                          \
     }
 #define FLAT(name, dtype, pairs) FLAT_(name, dtype, pairs)
 #define TIME(name, parameters) FLAT(name, DTYPE, parameters)
@@ -64,6 +70,8 @@
 #undef OPERAND_ROW_INDEX
 #undef OPERAND_ROW_IN
 #undef OPERAND_OUT
+#undef OPERAND_NUMBER
+#undef OPERAND_COUNT
 #undef OPERAND_SCALAR
 #undef OPERAND_FLAG
 #undef OPERAND_IN
@@ -79,6 +87,8 @@
 #undef DECLARE_ROW_INDEX
 #undef DECLARE_ROW_IN
 #undef DECLARE_OUT
+#undef DECLARE_NUMBER
+#undef DECLARE_COUNT
 #undef DECLARE_SCALAR
 #undef DECLARE_FLAG
 #undef DECLARE_IN
@@ -94,6 +104,8 @@
 #undef ROW_INDEX
 #undef ROW_IN
 #undef OUT
+#undef NUMBER
+#undef COUNT
 #undef SCALAR
 #undef FLAG
 #undef IN

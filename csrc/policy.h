@@ -229,11 +229,11 @@ static void F(weights)(const F(shape) * g, const fastpg_operand *weight, REAL *w
 
 /* log pi(a) = x[a] - m - log s */
 static ptrdiff_t F(categorical_log_prob)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *action = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) q;
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     const ptrdiff_t out_of_range = F(first_out_of_range)(action, rows, actions);
     if (out_of_range >= 0) return out_of_range;
     EACH_TILE(g, rows)
@@ -252,12 +252,12 @@ static ptrdiff_t F(categorical_log_prob)(const fastpg_kernel *kernel, const fast
 
 /* w (1{a} - pi), Williams 1992; 0 at illegal actions */
 static ptrdiff_t F(categorical_log_prob_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *action = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
     F(softmax) q;
     REAL w[F(R)], scale[F(R)];
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     const ptrdiff_t out_of_range = F(first_out_of_range)(action, rows, actions);
     if (out_of_range >= 0) return out_of_range;
     EACH_TILE(g, rows)
@@ -296,12 +296,12 @@ static ptrdiff_t F(entropy_of)(F(shape) * g, const fastpg_operand *logits, const
 }
 
 static ptrdiff_t F(categorical_entropy)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *legal = &operands[1], *out = &operands[2];
     F(softmax) q;
     REAL h[F(R)];
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(entropy_of)(&g, logits, legal, &q, h);
@@ -313,12 +313,12 @@ static ptrdiff_t F(categorical_entropy)(const fastpg_kernel *kernel, const fastp
 
 /* dH/dx = -pi (log pi + H) */
 static ptrdiff_t F(categorical_entropy_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *weight = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) q;
     REAL h[F(R)], scale[F(R)], shift[F(R)];
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(entropy_of)(&g, logits, legal, &q, h);
@@ -360,12 +360,12 @@ static ptrdiff_t F(divergence_of)(F(shape) * g, const fastpg_operand *logits, co
 }
 
 static ptrdiff_t F(categorical_kl)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *other = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) p, q;
     REAL kl[F(R)];
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(divergence_of)(&g, logits, other, legal, &p, &q, kl);
@@ -377,12 +377,12 @@ static ptrdiff_t F(categorical_kl)(const fastpg_kernel *kernel, const fastpg_ope
 
 /* dKL/dx = p (log p - log q - KL) */
 static ptrdiff_t F(categorical_kl_grad)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *other = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
     F(softmax) p, q;
     REAL kl[F(R)], scale[F(R)], shift[F(R)];
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(divergence_of)(&g, logits, other, legal, &p, &q, kl);
@@ -409,12 +409,12 @@ static ptrdiff_t F(categorical_kl_grad)(const fastpg_kernel *kernel, const fastp
 
 /* dKL/dy = q - p, y the other logits */
 static ptrdiff_t F(categorical_kl_grad_other)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *other = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
     F(softmax) p, q;
     REAL w[F(R)];
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(normalise)(&g, logits, legal, &p), bad_other = F(normalise)(&g, other, legal, &q);
@@ -433,11 +433,11 @@ static ptrdiff_t F(categorical_kl_grad_other)(const fastpg_kernel *kernel, const
 
 /* Inverse CDF: the first action whose cumulated e exceeds u s. Strict, so an action of probability 0 is never drawn. A row with NaN is refused. */
 static ptrdiff_t F(categorical_sample)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                                   const fastpg_part *part)
+                                                   const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *uniform = &operands[1], *legal = &operands[2], *out = &operands[3];
     F(softmax) q;
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     EACH_TILE(g, rows)
     {
         const ptrdiff_t bad = F(normalise)(&g, logits, legal, &q);
@@ -477,11 +477,11 @@ static ptrdiff_t F(categorical_sample)(const fastpg_kernel *kernel, const fastpg
 
 /* The first action of the largest logit. A row with NaN is refused. */
 static ptrdiff_t F(categorical_mode)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,
-                                     const fastpg_part *part)
+                                     const fastpg_layout *layout, const fastpg_part *part)
 {
     const fastpg_operand *logits = &operands[0], *legal = &operands[1], *out = &operands[2];
     F(softmax) q;
-    (void)kernel, (void)part;
+    (void)kernel, (void)layout, (void)part;
     EACH_TILE(g, rows)
     {
         const F(bits) nowhere = (F(bits))-1;

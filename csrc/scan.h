@@ -1,11 +1,14 @@
-/* The traversals of a backward scan x[t] = add[t] + keep[t] x[t+1] over steps and lanes. Every order of memory gives the same bits.
+/* The traversals of a backward scan x[t] = add[t] + keep[t] x[t+1] over steps and lanes.
  *
- *   lanes  time-major. Wide batches: a row at a time, one fused loop. Narrow ones: several rows are one flat chunk for add and keep,
- *          then the recurrence alone walks the rows with the carry in a register.
- *   rows   time contiguous: eight lanes side by side, each chunk of time flat for add and keep, the eight recurrences interleaved.
+ *   LANES        time-major. Wide batches: a row at a time, one fused loop. Narrow, masked or repaired ones: several rows are one chunk for
+ *                add and keep, then the recurrence alone walks the rows with the carry in a register. The order of operations is the formula's.
+ *   FLAT         time contiguous: one lane, batch-major or packed. All lanes are one long row in which every lane's last step cuts the trace,
+ *                walked in chunks; within a vector the recurrence is a scan by doubling, so sums associate otherwise than in the formula.
+ *   INTERLEAVED  one row whose steps belong to lanes by number: as FLAT, but the carry is looked up for each step.
  *
- * A parameter that is not dense in the order walked (strided, repeated, missing, or with a bootstrap row) is copied chunk by chunk
- * into a small stage; dense ones are read where they lie. No memory is used beyond the workspace on the stack. */
+ * In each, position p counts items in the order of memory: major * minor_size + minor, time being the major axis of LANES and the minor one of
+ * FLAT. A parameter that is not dense in that order (strided, repeated, missing, changed at the end of a lane or by a mask) is copied chunk by
+ * chunk into a small stage; dense ones are read where they lie. No memory is used beyond the workspace on the stack. */
 
 /* A zero coefficient means "not read": NaN and inf stay on their side of an ending, and gamma = 0 or lambda = 0 is exact. */
 static inline REAL F(gated)(REAL coefficient, REAL x)
@@ -19,26 +22,60 @@ static inline REAL F(gated)(REAL coefficient, REAL x)
 enum {
     F(ITEMS) = STAGE_BYTES / sizeof(REAL), /* in a chunk */
     F(LANES) = 4 * F(ITEMS),               /* in a block of wide rows, whose carry must stay in cache */
-    F(SIDE) = 8,                           /* lanes side by side in rows order */
-    F(NARROW) = 96                         /* lanes up to which flat chunks beat fused rows (measured) */
+    F(NARROW) = 96,                        /* lanes up to which flat chunks beat fused rows (measured) */
+    F(WIDTH) = VECTOR_BYTES / sizeof(REAL)
 };
 
 typedef struct {
-    int n_parameters, truncated, recursive, spread;
+    int n_parameters, recursive, spread;
+    int value, next_value, terminated, truncated; /* positions among the parameters, or -1 */
     const fastpg_parameter *parameters;
     void (*fill)(void *const *at, ptrdiff_t n, REAL *add, REAL *keep);
-    void (*finish)(void *const *at, ptrdiff_t n, const REAL *x);
+    void (*finish)(void *const *at, ptrdiff_t n, const REAL *x, const REAL *next);
     void (*fused)(void *const *at, ptrdiff_t n, REAL *carry);
 } F(scan_kernel);
 
 typedef struct {
     _Alignas(64) REAL stage[FASTPG_MAX_PARAMETERS][F(ITEMS)];
-    _Alignas(64) REAL add[F(ITEMS)], keep[F(ITEMS)], x[F(ITEMS)], carry[F(LANES)], before[F(LANES)];
+    _Alignas(64) REAL add[F(ITEMS) + F(WIDTH)], keep[F(ITEMS) + F(WIDTH)], x[2 * F(ITEMS) + F(WIDTH)], next[F(ITEMS) + F(WIDTH)];
+    _Alignas(64) REAL carry[F(LANES)], stale[F(LANES)], after[F(LANES)]; /* a lane: x[t+1]; the same had a part begun with 0; V of the step to come */
+    uint8_t some[F(LANES)];                                              /* a lane: whether an unmasked step is to come */
+    uint8_t mask_stage[F(ITEMS)], ahead_stage[F(ITEMS)], cut_stage[F(ITEMS)];
+    const uint8_t *mask, *ahead; /* of the chunk: which steps count; the same one step on in each lane */
+    int32_t end_at[F(ITEMS)];    /* ends of lanes in the chunk, ascending, and whose */
+    ptrdiff_t end_lane[F(ITEMS)], ends;
+    const F(scan_kernel) * kernel;
+    fastpg_operand operands[FASTPG_MAX_PARAMETERS];
+    const fastpg_layout *layout;
     const fastpg_part *part;
+    enum fastpg_order order;
+    ptrdiff_t steps, lanes, minor_size, size;
+    REAL *carry_of, *after_of; /* INTERLEAVED: carry, after, some and more by lane, in memory of the caller */
+    uint8_t *seen, *some_of, *ahead_of;
+    int short_value;                           /* next_value came as V after the last step of each lane alone */
     int past_caches;                           /* outputs go through the stage and then past the caches */
+    int cut;                                   /* every step counts as truncated: the last of a window */
+    ptrdiff_t refused;                         /* first position (of those met) whose next value is missing, or -1 */
     ptrdiff_t constant[FASTPG_MAX_PARAMETERS]; /* so many times the stage holds the one item that this parameter repeats */
     void *at[FASTPG_MAX_PARAMETERS];           /* where the chunk in hand lies */
 } F(workspace);
+
+/* A chunk: count items from position (major, minor). */
+typedef struct {
+    ptrdiff_t major, minor, count;
+} F(place);
+
+static inline F(place) F(place_at)(const F(workspace) * w, ptrdiff_t position, ptrdiff_t count)
+{
+    return (F(place)){position / w->minor_size, position % w->minor_size, count};
+}
+
+static inline ptrdiff_t F(position)(const F(workspace) * w, F(place) c) { return c.major * w->minor_size + c.minor; }
+
+static inline ptrdiff_t F(item_size)(const fastpg_parameter *p)
+{
+    return p->kind == FASTPG_FLAG ? 1 : p->kind == FASTPG_COUNT ? (ptrdiff_t)sizeof(int64_t) : (ptrdiff_t)sizeof(REAL);
+}
 
 /* Copies count items of `size` bytes, one stride apart there and another here. */
 static void F(copy)(char *to, ptrdiff_t to_stride, const char *from, ptrdiff_t from_stride, ptrdiff_t count, ptrdiff_t size)
@@ -63,64 +100,307 @@ static void F(repeat)(char *stage, const char *item, ptrdiff_t count, ptrdiff_t 
     }
 }
 
-static inline ptrdiff_t F(item_size)(const fastpg_parameter *p) { return p->kind == FASTPG_FLAG ? 1 : (ptrdiff_t)sizeof(REAL); }
-
-/* Points w->at[k] at the chunk of `rows` steps from t and `cols` lanes from n, dense in the order walked, staging it where it is not. */
-static void F(locate)(F(workspace) * w, const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t n,
-                      ptrdiff_t cols, ptrdiff_t steps, int time_contiguous)
+/* Copies a chunk of an operand to `to`; with `ahead`, the items one step on in each lane, leaving out what lies beyond its last step. */
+static void F(gather)(const F(workspace) * w, const fastpg_operand *o, F(place) c, ptrdiff_t size, char *to, int ahead)
 {
-    const int at_end = t + rows == steps && !w->part->open;
+    const int lanes = w->order == FASTPG_LANES;
+    const ptrdiff_t major_stride = lanes ? o->stride0 : o->stride1, minor_stride = lanes ? o->stride1 : o->stride0;
+    const ptrdiff_t shift = ahead ? o->stride0 : 0;
+    while (c.count > 0) {
+        const ptrdiff_t left = w->minor_size - c.minor, count = left < c.count ? left : c.count;
+        const ptrdiff_t beyond = !ahead ? 0 : lanes ? (c.major == w->steps - 1 ? count : 0) : count == left;
+        F(copy)(to, size, o->data + c.major * major_stride + c.minor * minor_stride + shift, minor_stride, count - beyond, size);
+        to += count * size;
+        c = (F(place)){c.major + 1, 0, c.count - count};
+    }
+}
+
+/* Whether the items of a chunk lie one after another. */
+static int F(dense)(const F(workspace) * w, const fastpg_operand *o, F(place) c, ptrdiff_t size)
+{
+    const int lanes = w->order == FASTPG_LANES;
+    const ptrdiff_t major_stride = lanes ? o->stride0 : o->stride1, minor_stride = lanes ? o->stride1 : o->stride0;
+    return (minor_stride == size || w->minor_size == 1) && (c.minor + c.count <= w->minor_size || major_stride == w->minor_size * size);
+}
+
+static inline char *F(address)(const F(workspace) * w, const fastpg_operand *o, F(place) c)
+{
+    const int lanes = w->order == FASTPG_LANES;
+    return o->data + c.major * (lanes ? o->stride0 : o->stride1) + c.minor * (lanes ? o->stride1 : o->stride0);
+}
+
+/* --- where lanes end */
+
+/* The first sequence that ends at or after a position. */
+static ptrdiff_t F(sequence_at)(const fastpg_layout *layout, ptrdiff_t position)
+{
+    ptrdiff_t low = 0, high = layout->sequences;
+    while (low < high) {
+        const ptrdiff_t middle = low + (high - low) / 2;
+        if (layout->offsets[middle + 1] > position) high = middle;
+        else low = middle + 1;
+    }
+    return low;
+}
+
+static void F(end)(F(workspace) * w, ptrdiff_t at, ptrdiff_t lane)
+{
+    w->end_at[w->ends] = (int32_t)at;
+    w->end_lane[w->ends++] = lane;
+}
+
+static void F(find_ends)(F(workspace) * w, F(place) c)
+{
+    const ptrdiff_t from = F(position)(w, c), to = from + c.count;
+    w->ends = 0;
+    if (w->order == FASTPG_LANES) {
+        const ptrdiff_t last = (w->steps - 1) * w->lanes;
+        for (ptrdiff_t p = from > last ? from : last; p < to; p++) F(end)(w, p - from, p - last);
+    } else if (w->order == FASTPG_INTERLEAVED) {
+        const int64_t *env = w->layout->env_id + from;
+        for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
+            if (!w->seen[env[i]]) F(end)(w, i, env[i]);
+            w->seen[env[i]] = 1;
+        }
+    } else if (w->layout && w->layout->offsets) {
+        const int64_t *offsets = w->layout->offsets;
+        for (ptrdiff_t b = F(sequence_at)(w->layout, from); b < w->layout->sequences && offsets[b + 1] <= to; b++)
+            if (offsets[b + 1] > offsets[b]) F(end)(w, offsets[b + 1] - 1 - from, b);
+    } else
+        for (ptrdiff_t b = c.major; (b + 1) * w->steps <= to; b++) F(end)(w, (b + 1) * w->steps - 1 - from, b);
+}
+
+/* --- what a chunk reads */
+
+/* Steps that a mask leaves out count as 0. */
+static void F(blank)(char *items, const uint8_t *mask, ptrdiff_t count, ptrdiff_t size)
+{
+    if (size == 1)
+        for (ptrdiff_t i = 0; i < count; i++) items[i] = items[i] & mask[i];
+    else {
+        REAL *x = (REAL *)(void *)items;
+        for (ptrdiff_t i = 0; i < count; i++) x[i] = mask[i] ? x[i] : 0;
+    }
+}
+
+static void F(locate_mask)(F(workspace) * w, F(place) c)
+{
+    const fastpg_operand *o = &w->layout->mask;
+    w->mask = w->mask_stage;
+    if (F(dense)(w, o, c, 1)) w->mask = (const uint8_t *)F(address)(w, o, c);
+    else F(gather)(w, o, c, 1, (char *)w->mask_stage, 0);
+    w->ahead = w->ahead_stage;
+    if (w->order == FASTPG_INTERLEAVED) {
+        const int64_t *env = w->layout->env_id + c.minor;
+        for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
+            w->ahead_stage[i] = w->ahead_of[env[i]];
+            w->ahead_of[env[i]] = w->mask[i];
+        }
+        return;
+    }
+    F(gather)(w, o, c, 1, (char *)w->ahead_stage, 1);
+    for (ptrdiff_t e = 0; e < w->ends; e++) w->ahead_stage[w->end_at[e]] = 1;
+}
+
+/* V of the state after each step, where only that after the last step of each lane came: V of the lane's next step.
+ * A kernel without V of its own reads it at no other step. */
+static void F(locate_next_value)(F(workspace) * w, F(place) c, REAL *to)
+{
+    const fastpg_operand *value = w->kernel->value < 0 ? NULL : &w->operands[w->kernel->value], *o = &w->operands[w->kernel->next_value];
+    if (w->order == FASTPG_INTERLEAVED) {
+        const int64_t *env = w->layout->env_id + c.minor;
+        for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
+            to[i] = w->after_of[env[i]];
+            if (value) memcpy(&w->after_of[env[i]], value->data + (c.minor + i) * value->stride0, sizeof(REAL));
+        }
+        return;
+    }
+    if (value) F(gather)(w, value, c, sizeof(REAL), (char *)to, 1);
+    else memset(to, 0, (size_t)c.count * sizeof(REAL));
+    for (ptrdiff_t e = 0; e < w->ends; e++) memcpy(&to[w->end_at[e]], o->last + w->end_lane[e] * o->last_stride, sizeof(REAL));
+}
+
+/* Where a lane's own memory stands in the block in hand. */
+static inline ptrdiff_t F(lane_in_block)(const F(workspace) * w, ptrdiff_t lane)
+{
+    return (lane - (w->part->over == FASTPG_OVER_LANES ? w->part->from : 0)) % F(LANES);
+}
+
+/* Where a mask skips steps, a lane ends with its last unmasked one. */
+static void F(mark_last)(F(workspace) * w, F(place) c, uint8_t *tr)
+{
+    if (w->order == FASTPG_INTERLEAVED) {
+        const int64_t *env = w->layout->env_id + c.minor;
+        for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
+            tr[i] = tr[i] | (w->mask[i] & !w->some_of[env[i]]);
+            w->some_of[env[i]] |= w->mask[i];
+        }
+    } else if (w->order == FASTPG_LANES) {
+        const ptrdiff_t cols = c.count < w->minor_size ? c.count : w->minor_size;
+        uint8_t *some = w->some + F(lane_in_block)(w, c.minor);
+        for (ptrdiff_t i = c.count - cols; i >= 0; i -= cols)
+            INDEPENDENT for (ptrdiff_t n = 0; n < cols; n++)
+            {
+                tr[i + n] = tr[i + n] | (w->mask[i + n] & !some[n]);
+                some[n] |= w->mask[i + n];
+            }
+    } else
+        for (ptrdiff_t e = w->ends, i = c.count - 1; e >= 0; e--) { /* down from the end of each lane; first from that of one that goes on above */
+            const ptrdiff_t bottom = e > 0 ? w->end_at[e - 1] + 1 : 0;
+            if (e < w->ends) w->some[0] = 0;
+            for (; i >= bottom && !w->some[0]; i--) {
+                tr[i] = tr[i] | w->mask[i];
+                w->some[0] = w->mask[i];
+            }
+            i = bottom - 1;
+        }
+}
+
+/* V of the lane's next unmasked step, where only that after the last step of each lane came. And which unmasked steps are cut before another
+ * one, so that their V is missing. */
+static inline void F(past_gap)(REAL *to, const REAL *value, uint8_t mask, uint8_t te, uint8_t *tr, REAL *after, uint8_t *some, uint8_t *cut)
+{
+    *to = *after;
+    *cut = mask & *some & *tr & !te;
+    *tr = *tr | (mask & !*some);
+    *after = mask ? *value : *after;
+    *some = *some | mask;
+}
+
+static void F(locate_past_gaps)(F(workspace) * w, F(place) c, REAL *to)
+{
+    const F(scan_kernel) *k = w->kernel;
+    const fastpg_operand *o = &w->operands[k->next_value];
+    const REAL *value = k->value < 0 ? (const REAL *)to : w->at[k->value]; /* without V of its own a kernel reads none but the last */
+    const uint8_t *te = w->at[k->terminated];
+    uint8_t *tr = w->at[k->truncated], *cut = w->cut_stage, any = 0;
+    if (w->order == FASTPG_INTERLEAVED) {
+        const int64_t *env = w->layout->env_id + c.minor;
+        for (ptrdiff_t i = c.count - 1; i >= 0; i--)
+            F(past_gap)(&to[i], &value[i], w->mask[i], te[i], &tr[i], &w->after_of[env[i]], &w->some_of[env[i]], &cut[i]);
+    } else if (w->order == FASTPG_LANES) {
+        const ptrdiff_t cols = c.count < w->minor_size ? c.count : w->minor_size, first = F(lane_in_block)(w, c.minor);
+        if (w->ends) F(copy)((char *)(w->after + first), sizeof(REAL), o->last + c.minor * o->last_stride, o->last_stride, cols, sizeof(REAL));
+        for (ptrdiff_t i = c.count - cols; i >= 0; i -= cols)
+            for (ptrdiff_t n = 0; n < cols; n++)
+                F(past_gap)(&to[i + n], &value[i + n], w->mask[i + n], te[i + n], &tr[i + n], &w->after[first + n], &w->some[first + n], &cut[i + n]);
+    } else
+        for (ptrdiff_t e = w->ends, i = c.count - 1; e >= 0; e--) {
+            const ptrdiff_t bottom = e > 0 ? w->end_at[e - 1] + 1 : 0;
+            if (e < w->ends) {
+                memcpy(w->after, o->last + w->end_lane[e] * o->last_stride, sizeof(REAL));
+                w->some[0] = 0;
+            }
+            REAL after = w->after[0];
+            uint8_t some = w->some[0];
+            for (; i >= bottom; i--) F(past_gap)(&to[i], &value[i], w->mask[i], te[i], &tr[i], &after, &some, &cut[i]);
+            w->after[0] = after;
+            w->some[0] = some;
+        }
+    for (ptrdiff_t i = 0; i < c.count; i++) any |= cut[i];
+    for (ptrdiff_t i = any ? c.count - 1 : -1; i >= 0; i--)
+        if (cut[i]) w->refused = F(position)(w, c) + i;
+}
+
+/* A truncated step whose V is missing. */
+static void F(find_cut)(F(workspace) * w, F(place) c)
+{
+    const uint8_t *te = w->at[w->kernel->terminated], *tr = w->at[w->kernel->truncated];
+    uint8_t any = 0;
+    for (ptrdiff_t i = 0; i < c.count; i++) any |= tr[i] & (uint8_t)~te[i];
+    for (ptrdiff_t i = any ? c.count - 1 : -1; i >= 0; i--)
+        if (tr[i] & !te[i]) w->refused = F(position)(w, c) + i;
+}
+
+/* Points w->at[k] at each parameter's items of the chunk, staging what is not dense, or changed by the end of a lane or by a mask. */
+static void F(locate)(F(workspace) * w, F(place) c)
+{
+    const F(scan_kernel) *kernel = w->kernel;
+    const int masked = w->layout && w->layout->mask.data;
+    const int zero = masked && w->layout->mask_mode == FASTPG_ZERO, reset = masked && w->layout->mask_mode == FASTPG_RESET;
+    const int past_gaps = masked && !zero && w->short_value, skip = masked && !zero && !reset;
+    F(find_ends)(w, c);
+    if (masked) F(locate_mask)(w, c);
     for (int k = 0; k < kernel->n_parameters; k++) {
-        const fastpg_operand *o = &operands[k];
+        const fastpg_operand *o = &w->operands[k];
+        const fastpg_kind kind = kernel->parameters[k].kind;
         const ptrdiff_t size = F(item_size)(&kernel->parameters[k]);
-        const ptrdiff_t outer = time_contiguous ? o->stride1 : o->stride0, inner = time_contiguous ? o->stride0 : o->stride1;
-        const ptrdiff_t n_outer = time_contiguous ? cols : rows, n_inner = time_contiguous ? rows : cols;
-        const int special = at_end && (o->last || k == kernel->truncated);
-        const int dense = (n_inner == 1 || inner == size) && (n_outer == 1 || outer == n_inner * size);
-        const int out = kernel->parameters[k].kind == FASTPG_OUT;
-        char *from = o->data + t * o->stride0 + n * o->stride1, *stage = (char *)w->stage[k];
-        if (dense && !special && !(out && w->past_caches)) {
-            w->at[k] = from;
+        char *stage = (char *)w->stage[k];
+        w->at[k] = NULL;
+        if (kind == FASTPG_COUNT) continue;
+        const int next = k == kernel->next_value && w->short_value, truncated = k == kernel->truncated;
+        if (next && past_gaps) continue; /* needs the flags that follow it */
+        w->at[k] = stage;
+        if (next && kernel->value >= 0 && w->order != FASTPG_INTERLEAVED && !w->ends && !masked) { /* dense V one step on */
+            const fastpg_operand *value = &w->operands[kernel->value];
+            if (F(dense)(w, value, c, size)) {
+                w->at[k] = F(address)(w, value, c) + value->stride0;
+                continue;
+            }
+        }
+        const int changed = next || (truncated && (w->ends || w->cut || (masked && !zero))) || (zero && (kind == FASTPG_IN || kind == FASTPG_FLAG));
+        const int out = kind == FASTPG_OUT, dense = F(dense)(w, o, c, size);
+        if (dense && !changed && !(out && w->past_caches)) {
+            w->at[k] = F(address)(w, o, c);
             continue;
         }
-        w->at[k] = stage;
         if (out) continue;
+        if (next) {
+            F(locate_next_value)(w, c, (REAL *)(void *)stage);
+            if (zero) {
+                for (ptrdiff_t i = 0; i < c.count; i++) w->stage[k][i] = w->ahead[i] ? w->stage[k][i] : 0;
+            }
+            continue;
+        }
         const int repeats = o->stride0 == 0 && o->stride1 == 0;
-        if (repeats && w->constant[k] < rows * cols) F(repeat)(stage, o->data, rows * cols, size);
-        w->constant[k] = !repeats || special ? 0 : w->constant[k] < rows * cols ? rows * cols : w->constant[k];
-        if (dense && !repeats)
-            memcpy(stage, from, (size_t)(rows * cols * size));
-        else if (!repeats)
-            for (ptrdiff_t i = 0; i < n_outer; i++) F(copy)(stage + i * n_inner * size, size, from + i * outer, inner, n_inner, size);
-        if (!special) continue;
-        char *end = stage + (time_contiguous ? rows - 1 : (rows - 1) * cols) * size;
-        const ptrdiff_t end_stride = (time_contiguous ? rows : 1) * size;
-        if (k == kernel->truncated)
-            for (ptrdiff_t i = 0; i < cols; i++) end[i * end_stride] = 1;
+        if (repeats) {
+            if (w->constant[k] < c.count) F(repeat)(stage, o->data, c.count, size);
+            w->constant[k] = changed ? 0 : w->constant[k] < c.count ? c.count : w->constant[k];
+        } else if (dense)
+            memcpy(stage, F(address)(w, o, c), (size_t)(c.count * size));
         else
-            F(copy)(end, end_stride, o->last + n * o->last_stride, o->last_stride, cols, size);
+            F(gather)(w, o, c, size, stage, 0);
+        if (zero && changed) F(blank)(stage, w->mask, c.count, size);
+        if (!truncated) continue;
+        if (reset)
+            for (ptrdiff_t i = 0; i < c.count; i++) stage[i] = stage[i] | !w->ahead[i];
+        if (w->short_value && !past_gaps) { /* at the end of a lane V is known */
+            for (ptrdiff_t e = 0; e < w->ends; e++) stage[w->end_at[e]] = 0;
+            F(find_cut)(w, c);
+        }
+        for (ptrdiff_t e = 0; e < w->ends; e++) stage[w->end_at[e]] = 1;
+        if (w->cut) memset(stage, 1, (size_t)c.count);
+        if (skip && !past_gaps) F(mark_last)(w, c, (uint8_t *)stage);
     }
+    if (past_gaps) {
+        w->at[kernel->next_value] = w->stage[kernel->next_value];
+        F(locate_past_gaps)(w, c, w->stage[kernel->next_value]);
+    } else if (w->short_value && w->at[kernel->truncated] != (void *)w->stage[kernel->truncated])
+        F(find_cut)(w, c);
 }
 
 /* Takes back what a chunk wrote into a stage. */
-static void F(deliver)(F(workspace) * w, const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t n,
-                       ptrdiff_t cols, int time_contiguous)
+static void F(deliver)(F(workspace) * w, F(place) c)
 {
-    for (int k = 0; k < kernel->n_parameters; k++) {
-        const fastpg_operand *o = &operands[k];
-        if (kernel->parameters[k].kind != FASTPG_OUT || w->at[k] != (void *)w->stage[k]) continue;
-        const ptrdiff_t outer = time_contiguous ? o->stride1 : o->stride0, inner = time_contiguous ? o->stride0 : o->stride1;
-        const ptrdiff_t n_outer = time_contiguous ? cols : rows, n_inner = time_contiguous ? rows : cols;
-        char *to = o->data + t * o->stride0 + n * o->stride1;
-        for (ptrdiff_t i = 0; i < n_outer; i++) {
-            char *from = (char *)w->stage[k] + i * n_inner * (ptrdiff_t)sizeof(REAL);
-            if (w->past_caches && inner == (ptrdiff_t)sizeof(REAL))
-                store_past_caches(to + i * outer, from, n_inner * (ptrdiff_t)sizeof(REAL));
-            else
-                F(copy)(to + i * outer, inner, from, sizeof(REAL), n_inner, sizeof(REAL));
+    for (int k = 0; k < w->kernel->n_parameters; k++) {
+        const fastpg_operand *o = &w->operands[k];
+        if (w->kernel->parameters[k].kind != FASTPG_OUT || w->at[k] != (void *)w->stage[k]) continue;
+        const int lanes = w->order == FASTPG_LANES;
+        const ptrdiff_t minor_stride = lanes ? o->stride1 : o->stride0, size = sizeof(REAL);
+        const char *from = (const char *)w->stage[k];
+        for (F(place) left = c; left.count > 0;) {
+            ptrdiff_t count = w->minor_size - left.minor;
+            if (count > left.count || F(dense)(w, o, left, size)) count = left.count;
+            char *to = F(address)(w, o, left);
+            if (w->past_caches && minor_stride == size) store_past_caches(to, from, count * size);
+            else F(copy)(to, minor_stride, from, size, count, size);
+            from += count * size;
+            left = (F(place)){left.major + 1, 0, left.count - count};
         }
     }
 }
+
+/* --- the recurrence */
 
 /* x = add + keep x over `rows` rows of `width` lanes, `stride` lanes apart, last row first, the carry in a register. */
 #define LANES_OF(width)                                                                                                                              \
@@ -141,11 +421,11 @@ LANES_OF(8)
 LANES_OF(4)
 #undef LANES_OF
 
-/* One lane is bound by the latency of its chain. An ending is rare, so a branch on it is guessed and keeps the comparison out of the chain. */
 static void F(recur_1)(const REAL *add, const REAL *keep, REAL *x, REAL *carry, ptrdiff_t rows, ptrdiff_t stride)
 {
     REAL c = *carry;
     for (ptrdiff_t i = (rows - 1) * stride; i >= 0; i -= stride) {
+        /* Bound by the latency of its chain. An ending is rare, so a branch on it is guessed and keeps the comparison out of the chain. */
         if (__builtin_expect(keep[i] == 0, 0)) c = 0;
         else c = keep[i] * c;
         c = add[i] + c;
@@ -154,176 +434,346 @@ static void F(recur_1)(const REAL *add, const REAL *keep, REAL *x, REAL *carry, 
     *carry = c;
 }
 
-/* One row of x, which is the first output, made dense. */
-static void F(read_row)(const fastpg_operand *x, ptrdiff_t t, ptrdiff_t n, ptrdiff_t cols, REAL *to)
+static void F(recur_lanes)(const F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t rows, ptrdiff_t lanes)
 {
-    F(copy)((char *)to, sizeof(REAL), x->data + t * x->stride0 + n * x->stride1, x->stride1, cols, sizeof(REAL));
+    ptrdiff_t n = 0;
+    for (; n + 16 <= lanes; n += 16) F(recur_16)(w->add + n, w->keep + n, x + n, carry + n, rows, lanes);
+    for (; n + 8 <= lanes; n += 8) F(recur_8)(w->add + n, w->keep + n, x + n, carry + n, rows, lanes);
+    for (; n + 4 <= lanes; n += 4) F(recur_4)(w->add + n, w->keep + n, x + n, carry + n, rows, lanes);
+    for (; n < lanes; n++) F(recur_1)(w->add + n, w->keep + n, x + n, carry + n, rows, lanes);
 }
 
-static void F(chunk)(F(workspace) * w, const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t t, ptrdiff_t rows, ptrdiff_t lanes,
-                     ptrdiff_t steps)
+/* One lane, a vector of steps at a time. By doubling, a[i] and k[i] come to stand for 1, 2, 4, ... steps: a + k x[beyond them]; then the carry
+ * is added to all. No coefficient is compared with 0 here: where anything is not finite the chunk is walked again, step by step. */
+static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
 {
-    const ptrdiff_t items = rows * lanes;
-    F(locate)(w, kernel, operands, t, rows, 0, lanes, steps, 0);
-    if (kernel->recursive) {
-        kernel->fill(w->at, items, w->add, w->keep);
-        ptrdiff_t n = 0;
-        for (; n + 16 <= lanes; n += 16) F(recur_16)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-        for (; n + 8 <= lanes; n += 8) F(recur_8)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-        for (; n + 4 <= lanes; n += 4) F(recur_4)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-        for (; n < lanes; n++) F(recur_1)(w->add + n, w->keep + n, w->x + n, w->carry + n, rows, lanes);
-        kernel->finish(w->at, items, w->x);
-    } else
-        kernel->fused(w->at, items, w->x);
-    F(deliver)(w, kernel, operands, t, rows, 0, lanes, 0);
+    typedef REAL vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+#ifdef NEEDS_ORDER
+    typedef F(bits) order __attribute__((vector_size(VECTOR_BYTES)));
+#endif
+    const ptrdiff_t whole = (n + F(WIDTH) - 1) / F(WIDTH) * F(WIDTH);
+    for (ptrdiff_t i = n; i < whole; i++) w->add[i] = 0, w->keep[i] = 1;
+    const vector zero = {0}, one = zero + 1;
+    vector odd = zero, c = zero + *carry;
+    for (ptrdiff_t i = whole - F(WIDTH); i >= 0; i -= F(WIDTH)) {
+        vector a = *(const vector *)(w->add + i), k = *(const vector *)(w->keep + i);
+#define DOUBLE(...)                                                                                                                                  \
+    a += k * SHUFFLE(a, zero, __VA_ARGS__);                                                                                                          \
+    k *= SHUFFLE(k, one, __VA_ARGS__);
+#if VECTOR_BYTES / REAL_BYTES == 16
+        DOUBLE(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
+        DOUBLE(2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
+        DOUBLE(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
+        DOUBLE(8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
+        a += k * c;
+        c = SHUFFLE(a, a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+#elif VECTOR_BYTES / REAL_BYTES == 8
+        DOUBLE(1, 2, 3, 4, 5, 6, 7, 8)
+        DOUBLE(2, 3, 4, 5, 6, 7, 8, 9)
+        DOUBLE(4, 5, 6, 7, 8, 9, 10, 11)
+        a += k * c;
+        c = SHUFFLE(a, a, 0, 0, 0, 0, 0, 0, 0, 0);
+#elif VECTOR_BYTES / REAL_BYTES == 4
+        DOUBLE(1, 2, 3, 4)
+        DOUBLE(2, 3, 4, 5)
+        a += k * c;
+        c = SHUFFLE(a, a, 0, 0, 0, 0);
+#else
+        DOUBLE(1, 2)
+        a += k * c;
+        c = SHUFFLE(a, a, 0, 0);
+#endif
+#undef DOUBLE
+        *(vector *)(x + i) = a;
+        odd += a - a;
+    }
+    REAL total = 0;
+    for (int i = 0; i < F(WIDTH); i++) total += odd[i];
+    x[n] = *carry;
+    if (total == 0 && *carry - *carry == 0) *carry = x[0];
+    else F(recur_1)(w->add, w->keep, x, carry, n, 1);
 }
 
-/* A repair starts from the row that follows, and ends where a row comes out as it stood: all rows before it would as well. */
-static void F(scan_lanes)(const F(scan_kernel) * kernel, const fastpg_operand *operands, const fastpg_operand *x, ptrdiff_t steps, ptrdiff_t lanes,
-                          F(workspace) * w)
+static void F(recur_interleaved)(F(workspace) * w, F(place) c)
 {
-    const int repair = w->part->stage == FASTPG_REPAIR, narrow = lanes <= F(NARROW);
-    const ptrdiff_t block = narrow ? lanes : F(LANES), most = narrow ? F(ITEMS) / lanes : 1;
-    for (ptrdiff_t n0 = 0; n0 < lanes; n0 += block) {
-        const ptrdiff_t n1 = n0 + block < lanes ? n0 + block : lanes;
+    const int64_t *env = w->layout->env_id + c.minor;
+    for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
+        REAL *carry = &w->carry_of[env[i]];
+        w->next[i] = *carry;
+        *carry = w->x[i] = w->add[i] + times(w->keep[i], *carry);
+    }
+}
+
+/* A masked step hands on what comes after it, or stops it. */
+static void F(mask_coefficients)(F(workspace) * w, ptrdiff_t count)
+{
+    const REAL through = w->layout->mask_mode == FASTPG_SKIP;
+    for (ptrdiff_t i = 0; i < count; i++) {
+        w->add[i] = w->mask[i] ? w->add[i] : 0;
+        w->keep[i] = w->mask[i] ? w->keep[i] : through;
+    }
+}
+
+static void F(fill)(F(workspace) * w, ptrdiff_t count)
+{
+    w->kernel->fill(w->at, count, w->add, w->keep);
+    if (w->layout && w->layout->mask.data && w->layout->mask_mode != FASTPG_ZERO) F(mask_coefficients)(w, count);
+}
+
+static void F(close_chunk)(F(workspace) * w, F(place) c)
+{
+    if (w->layout && w->layout->mask.data && !w->kernel->spread) /* a spread blanks what it leaves out itself */
+        for (int k = 0; k < w->kernel->n_parameters; k++)
+            if (w->kernel->parameters[k].kind == FASTPG_OUT) F(blank)(w->at[k], w->mask, c.count, sizeof(REAL));
+    F(deliver)(w, c);
+}
+
+/* A chunk of whole rows of `cols` lanes (1 in the other orders): what it reads, the recurrence, what it writes.
+ * In a repair, returns whether the carry came out as if the part had begun with 0: all steps before these are right then. */
+static int F(chunk)(F(workspace) * w, F(place) c, REAL *carry, REAL *stale, ptrdiff_t cols)
+{
+    F(locate)(w, c);
+    if (!w->kernel->recursive) {
+        w->kernel->fused(w->at, c.count, w->x);
+        F(close_chunk)(w, c);
+        return 0;
+    }
+    F(fill)(w, c.count);
+    if (w->order == FASTPG_LANES) {
+        if (stale) F(recur_lanes)(w, w->x, stale, c.count / cols, cols);
+        memcpy(w->x + c.count, carry, (size_t)cols * sizeof(REAL));
+        F(recur_lanes)(w, w->x, carry, c.count / cols, cols);
+        w->kernel->finish(w->at, c.count, w->x, w->x + cols);
+    } else if (w->order == FASTPG_FLAT) {
+        if (stale) F(recur_flat)(w, w->x, stale, c.count);
+        F(recur_flat)(w, w->x, carry, c.count);
+        w->kernel->finish(w->at, c.count, w->x, w->x + 1);
+    } else {
+        F(recur_interleaved)(w, c);
+        w->kernel->finish(w->at, c.count, w->x, w->next);
+    }
+    F(close_chunk)(w, c);
+    return stale && !memcmp(carry, stale, (size_t)cols * sizeof(REAL));
+}
+
+/* The same for a window of `window` steps, each of which starts afresh: from its last step, which counts as truncated, back to its first. */
+static void F(window_chunk)(F(workspace) * w, F(place) c, ptrdiff_t window)
+{
+    const ptrdiff_t unit = w->order == FASTPG_LANES ? w->lanes : 1, from = F(position)(w, c);
+    ptrdiff_t furthest = (w->size - 1 - from) / unit;
+    if (furthest > window - 1) furthest = window - 1;
+    memset(w->x, 0, (size_t)c.count * sizeof(REAL));
+    for (ptrdiff_t j = furthest; j >= 0; j--) {
+        const ptrdiff_t left = w->size - from - j * unit;
+        const F(place) shifted = F(place_at)(w, from + j * unit, left < c.count ? left : c.count);
+        w->cut = j == window - 1;
+        F(locate)(w, shifted);
+        F(fill)(w, shifted.count);
+        for (ptrdiff_t i = 0; i < shifted.count; i++) w->x[i] = w->add[i] + times(w->keep[i], w->x[i]);
+    }
+    w->cut = 0;
+    w->kernel->finish(w->at, c.count, w->x, w->x);
+    F(close_chunk)(w, c);
+}
+
+/* --- the traversals */
+
+static void F(scan_lanes)(F(workspace) * w)
+{
+    const fastpg_part *part = w->part;
+    const int repair = part->stage == FASTPG_REPAIR, over_lanes = part->over == FASTPG_OVER_LANES;
+    const ptrdiff_t n_from = over_lanes ? part->from : 0, n_to = over_lanes ? part->to : w->lanes;
+    const ptrdiff_t t_from = over_lanes ? 0 : part->from, t_to = over_lanes ? w->steps : part->to;
+    const int whole_rows = n_to - n_from == w->lanes && w->lanes <= F(ITEMS);
+    const int fuse = !(w->layout && w->layout->mask.data) && !repair && !part->window && !(whole_rows && w->lanes <= F(NARROW));
+    for (ptrdiff_t n0 = n_from; n0 < n_to; n0 += F(LANES)) {
+        const ptrdiff_t n1 = n0 + F(LANES) < n_to ? n0 + F(LANES) : n_to, most = whole_rows && !fuse ? F(ITEMS) / w->lanes : 1;
         const size_t row_bytes = (size_t)(n1 - n0) * sizeof(REAL);
-        if (kernel->recursive) memset(w->carry, 0, row_bytes);
-        if (repair) F(read_row)(x, steps, n0, n1 - n0, w->carry);
-        for (ptrdiff_t t1 = steps; t1 > 0; t1 -= most) {
-            const ptrdiff_t t = t1 > most ? t1 - most : 0;
-            if (repair) F(read_row)(x, t, n0, n1 - n0, w->before);
-            if (narrow)
-                F(chunk)(w, kernel, operands, t, t1 - t, lanes, steps);
-            else
-                for (ptrdiff_t n = n0; n < n1; n += F(ITEMS)) {
-                    const ptrdiff_t cols = n + F(ITEMS) < n1 ? F(ITEMS) : n1 - n;
-                    F(locate)(w, kernel, operands, t, 1, n, cols, steps, 0);
-                    kernel->fused(w->at, cols, w->carry + (n - n0));
-                    F(deliver)(w, kernel, operands, t, 1, n, cols, 0);
+        memset(w->carry, 0, row_bytes);
+        memset(w->stale, 0, row_bytes);
+        memset(w->some, 0, (size_t)(n1 - n0));
+        if (repair) memcpy(w->carry, part->carry_in, row_bytes);
+        int settled = 0;
+        for (ptrdiff_t t1 = t_to; t1 > t_from && !settled; t1 -= most) {
+            const ptrdiff_t t = t1 - most > t_from ? t1 - most : t_from;
+            for (ptrdiff_t n = n0; n < n1; n += F(ITEMS)) {
+                const ptrdiff_t cols = n + F(ITEMS) < n1 ? F(ITEMS) : n1 - n;
+                const F(place) c = {t, n, (t1 - t) * cols};
+                if (part->window) F(window_chunk)(w, c, part->window);
+                else if (!fuse) settled = F(chunk)(w, c, w->carry + (n - n0), repair ? w->stale : NULL, cols);
+                else {
+                    F(locate)(w, c);
+                    w->kernel->fused(w->at, cols, w->carry + (n - n0));
+                    F(deliver)(w, c);
                 }
-            if (repair && !memcmp(w->carry, w->before, row_bytes)) break;
+            }
         }
+        if (part->carry_out && !settled) memcpy(part->carry_out, w->carry, row_bytes);
     }
 }
 
-static void F(scan_rows)(const F(scan_kernel) * kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes, F(workspace) * w)
+/* Whether an unmasked step follows in the same lane, and V of it, for a part that ends amid a lane. */
+static void F(look_ahead)(F(workspace) * w, ptrdiff_t position)
 {
-    const ptrdiff_t side = lanes < F(SIDE) ? 1 : F(SIDE), most = F(ITEMS) / side;
-    for (ptrdiff_t n0 = 0; n0 < lanes; n0 += side) {
-        const ptrdiff_t cols = n0 + side <= lanes ? side : lanes - n0;
-        REAL carry[F(SIDE)] = {0};
-        for (ptrdiff_t t1 = steps; t1 > 0; t1 -= most) {
-            const ptrdiff_t t = t1 > most ? t1 - most : 0, rows = t1 - t;
-            for (ptrdiff_t j = 0; j < cols; j++) {
-                F(locate)(w, kernel, operands, t, rows, n0 + j, 1, steps, 1);
-                if (kernel->recursive)
-                    kernel->fill(w->at, rows, w->add + j * most, w->keep + j * most);
-                else {
-                    kernel->fused(w->at, rows, w->x);
-                    F(deliver)(w, kernel, operands, t, rows, n0 + j, 1, 1);
-                }
-            }
-            if (!kernel->recursive) continue;
-            if (cols == F(SIDE)) {
-                REAL c[F(SIDE)];
-                for (int j = 0; j < F(SIDE); j++) c[j] = carry[j];
-                for (ptrdiff_t i = rows - 1; i >= 0; i--)
-#pragma GCC unroll 8
-                    for (int j = 0; j < F(SIDE); j++) {
-                        c[j] = w->add[j * most + i] + times(w->keep[j * most + i], c[j]);
-                        w->x[j * most + i] = c[j];
-                    }
-                for (int j = 0; j < F(SIDE); j++) carry[j] = c[j];
-            } else
-                for (ptrdiff_t j = 0; j < cols; j++) F(recur_1)(w->add + j * most, w->keep + j * most, w->x + j * most, carry + j, rows, 1);
-            for (ptrdiff_t j = 0; j < cols; j++) {
-                F(locate)(w, kernel, operands, t, rows, n0 + j, 1, steps, 1);
-                kernel->finish(w->at, rows, w->x + j * most);
-                F(deliver)(w, kernel, operands, t, rows, n0 + j, 1, 1);
-            }
-        }
+    const fastpg_operand *mask = &w->layout->mask;
+    const ptrdiff_t lane = w->layout->offsets ? F(sequence_at)(w->layout, position - 1) : (position - 1) / w->steps;
+    const ptrdiff_t end = w->layout->offsets ? w->layout->offsets[lane + 1] : (lane + 1) * w->steps;
+    w->some[0] = 0;
+    for (ptrdiff_t p = position; p < end && !w->some[0]; p++) {
+        const F(place) c = F(place_at)(w, p, 1);
+        w->some[0] = *(const uint8_t *)F(address)(w, mask, c);
+        if (w->some[0] && w->kernel->value >= 0) memcpy(w->after, F(address)(w, &w->operands[w->kernel->value], c), sizeof(REAL));
     }
+    if (w->some[0] || !w->short_value) return;
+    const fastpg_operand *o = &w->operands[w->kernel->next_value];
+    memcpy(w->after, o->last + lane * o->last_stride, sizeof(REAL));
+}
+
+/* Chunks begin at multiples of ITEMS wherever a part does, so that parts give the bits of the whole. */
+static void F(scan_flat)(F(workspace) * w)
+{
+    const fastpg_part *part = w->part;
+    const int repair = part->stage == FASTPG_REPAIR;
+    REAL carry = 0, stale = 0;
+    if (repair) memcpy(&carry, part->carry_in, sizeof carry);
+    if (w->layout && w->layout->mask.data && part->to < w->size) F(look_ahead)(w, part->to);
+    int settled = 0;
+    for (ptrdiff_t to = part->to; to > part->from && !settled;) {
+        const ptrdiff_t from = (to - 1) / F(ITEMS) * F(ITEMS);
+        const F(place) c = F(place_at)(w, from, to - from);
+        if (part->window) F(window_chunk)(w, c, part->window);
+        else settled = F(chunk)(w, c, &carry, repair ? &stale : NULL, 1);
+        to = from;
+    }
+    if (part->carry_out && !settled) memcpy(part->carry_out, &carry, sizeof carry);
 }
 
 /* Every step takes the item of its episode's first step; a step follows on unless the one before it ended. */
-static void F(spread)(const fastpg_operand *x, const fastpg_operand *terminated, const fastpg_operand *truncated, ptrdiff_t steps, ptrdiff_t lanes)
+static void F(spread_lane)(F(workspace) * w, const fastpg_operand *x, ptrdiff_t lane, ptrdiff_t from, ptrdiff_t to)
 {
-    const int dense = x->stride1 == (ptrdiff_t)sizeof(REAL) && terminated->stride1 == 1 && truncated->stride1 == 1;
-    if (dense && ABS(x->stride0) > ABS(x->stride1)) {
-        for (ptrdiff_t t = 0; t + 1 < steps; t++) {
-            const REAL *before = (const REAL *)(x->data + t * x->stride0);
-            REAL *here = (REAL *)(x->data + (t + 1) * x->stride0);
-            const char *te = terminated->data + t * terminated->stride0, *tr = truncated->data + t * truncated->stride0;
-            INDEPENDENT for (ptrdiff_t n = 0; n < lanes; n++) here[n] = te[n] | tr[n] ? here[n] : before[n];
+    const fastpg_operand *te = &w->operands[w->kernel->terminated], *tr = &w->operands[w->kernel->truncated];
+    const fastpg_operand *mask = w->layout && w->layout->mask.data ? &w->layout->mask : NULL;
+    const int reset = mask && w->layout->mask_mode == FASTPG_RESET;
+    REAL first = 0;
+    int fresh = 1;
+    for (ptrdiff_t t = from; t < to; t++) {
+        REAL *here = (REAL *)(void *)(x->data + lane * x->stride1 + t * x->stride0);
+        const int counts = !mask || mask->data[lane * mask->stride1 + t * mask->stride0];
+        if (fresh) first = *here;
+        *here = counts ? first : 0;
+        fresh = counts ? te->data[lane * te->stride1 + t * te->stride0] | tr->data[lane * tr->stride1 + t * tr->stride0] : reset;
+    }
+}
+
+static void F(spread)(F(workspace) * w, const fastpg_operand *x)
+{
+    const fastpg_operand *te = &w->operands[w->kernel->terminated], *tr = &w->operands[w->kernel->truncated];
+    const fastpg_layout *layout = w->layout;
+    if (w->order == FASTPG_INTERLEAVED) {
+        memset(w->seen, 0, (size_t)layout->envs); /* now: whether the lane's episode has begun */
+        for (ptrdiff_t p = 0; p < w->size; p++) {
+            const int64_t e = layout->env_id[p];
+            REAL *here = (REAL *)(void *)(x->data + p * x->stride0);
+            const int counts = !layout->mask.data || layout->mask.data[p * layout->mask.stride0];
+            if (!w->seen[e]) w->carry_of[e] = *here;
+            *here = counts ? w->carry_of[e] : 0;
+            w->seen[e] = counts ? !(te->data[p * te->stride0] | tr->data[p * tr->stride0]) : layout->mask_mode != FASTPG_RESET;
         }
         return;
     }
-    for (ptrdiff_t n = 0; n < lanes; n++) {
-        char *at = x->data + n * x->stride1;
-        const char *te = terminated->data + n * terminated->stride1, *tr = truncated->data + n * truncated->stride1;
-        REAL first = *(REAL *)at;
-        for (ptrdiff_t t = 1; t < steps; t++) {
-            const char ended = te[(t - 1) * terminated->stride0] | tr[(t - 1) * truncated->stride0];
-            REAL *here = (REAL *)(at + t * x->stride0);
-            first = ended ? *here : first;
-            *here = first;
+    const int some_lanes = w->part->over == FASTPG_OVER_LANES; /* the others are another thread's */
+    const ptrdiff_t n_from = some_lanes ? w->part->from : 0, n_to = some_lanes ? w->part->to : w->lanes;
+    const int dense = x->stride1 == (ptrdiff_t)sizeof(REAL) && te->stride1 == 1 && tr->stride1 == 1;
+    if (w->order == FASTPG_LANES && dense && !layout) {
+        for (ptrdiff_t t = 0; t + 1 < w->steps; t++) {
+            const REAL *before = (const REAL *)(void *)(x->data + t * x->stride0);
+            REAL *here = (REAL *)(void *)(x->data + (t + 1) * x->stride0);
+            const char *ended = te->data + t * te->stride0, *cut = tr->data + t * tr->stride0;
+            INDEPENDENT for (ptrdiff_t n = n_from; n < n_to; n++) here[n] = ended[n] | cut[n] ? here[n] : before[n];
         }
+        return;
     }
+    if (layout && layout->offsets)
+        for (ptrdiff_t b = 0; b < layout->sequences; b++) F(spread_lane)(w, x, 0, layout->offsets[b], layout->offsets[b + 1]);
+    else
+        for (ptrdiff_t n = n_from; n < n_to; n++) F(spread_lane)(w, x, n, 0, w->steps);
 }
 
 /* A kernel without a recurrence over arrays that are dense in one order is one long row. */
-static int F(flatten)(const F(scan_kernel) * kernel, fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes)
+static int F(flattens)(const F(workspace) * w)
 {
-    for (int k = 0; k < kernel->n_parameters; k++) {
-        const fastpg_operand *o = &operands[k], *first = &operands[0];
-        const ptrdiff_t size = F(item_size)(&kernel->parameters[k]), unit = sizeof(REAL);
-        const int time_major = first->stride1 == unit, repeats = o->stride0 == 0 && o->stride1 == 0;
-        const ptrdiff_t outer = time_major ? o->stride0 : o->stride1, inner = time_major ? o->stride1 : o->stride0;
-        if (o->last || !(repeats || (inner == size && outer == size * (time_major ? lanes : steps)))) return 0;
+    for (int k = 0; k < w->kernel->n_parameters; k++) {
+        const fastpg_operand *o = &w->operands[k];
+        const ptrdiff_t size = F(item_size)(&w->kernel->parameters[k]);
+        if (!(o->stride0 == 0 && o->stride1 == 0) && !(o->stride1 == size && o->stride0 == w->lanes * size)) return 0;
     }
-    for (int k = 0; k < kernel->n_parameters; k++) {
-        const int repeats = operands[k].stride0 == 0 && operands[k].stride1 == 0;
-        operands[k].stride1 = repeats ? 0 : F(item_size)(&kernel->parameters[k]);
-        operands[k].stride0 = repeats ? 0 : operands[k].stride1 * steps * lanes;
-    }
-    return 1;
+    return !w->short_value && !(w->layout && w->layout->mask.data);
 }
 
-static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, ptrdiff_t steps, ptrdiff_t lanes, const fastpg_part *part)
+static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, ptrdiff_t steps, ptrdiff_t lanes, const fastpg_layout *layout,
+                         const fastpg_part *part)
 {
     static const REAL zero = 0;
-    fastpg_operand operands[FASTPG_MAX_PARAMETERS];
-    const fastpg_operand *terminated = NULL, *truncated = NULL, *out = NULL;
+    const fastpg_operand *out = NULL;
     F(workspace) w;
+    if (part->stage == FASTPG_REPAIR && !kernel->recursive) return -1;
+    w.kernel = kernel;
+    w.layout = layout;
     w.part = part;
-    w.past_caches = part->shared && lanes > F(NARROW);
+    w.order = part->order;
+    w.steps = steps;
+    w.lanes = lanes;
+    w.size = steps * lanes;
+    w.minor_size = w.order == FASTPG_LANES ? lanes : steps;
+    w.past_caches = part->past_caches;
+    w.cut = 0;
+    w.refused = -1;
+    w.short_value = kernel->next_value >= 0 && given[kernel->next_value].last;
     for (int k = 0; k < kernel->n_parameters; k++) {
-        operands[k] = given[k];
-        if (operands[k].data == NULL) operands[k] = (fastpg_operand){(char *)&zero, 0, 0, given[k].last, given[k].last_stride};
-        if (lanes == 1) operands[k].stride1 = operands[k].stride0 * steps;
+        fastpg_operand *o = &w.operands[k];
+        *o = given[k];
+        if (o->data == NULL) *o = (fastpg_operand){(char *)(uintptr_t)&zero, 0, 0, o->last, o->last_stride};
         w.constant[k] = 0;
-        if (kernel->parameters[k].kind == FASTPG_OUT && !out) out = &operands[k];
-        if (!strcmp(kernel->parameters[k].name, "terminated")) terminated = &operands[k];
-        if (!strcmp(kernel->parameters[k].name, "truncated")) truncated = &operands[k];
+        if (kernel->parameters[k].kind == FASTPG_OUT && !out) out = o;
     }
-    if (!kernel->recursive && F(flatten)(kernel, operands, steps, lanes)) {
-        lanes *= steps;
-        steps = 1;
+    if (w.order == FASTPG_INTERLEAVED) {
+        w.carry_of = layout->memory;
+        w.after_of = w.carry_of + layout->envs;
+        w.seen = (uint8_t *)(void *)(w.after_of + layout->envs);
+        w.some_of = w.seen + layout->envs;
+        w.ahead_of = w.some_of + layout->envs;
+        memset(w.carry_of, 0, (size_t)layout->envs * sizeof(REAL));
+        memset(w.seen, 0, (size_t)layout->envs * 2);
+        memset(w.ahead_of, 1, (size_t)layout->envs);
+        if (w.short_value) {
+            const fastpg_operand *o = &w.operands[kernel->next_value];
+            F(copy)((char *)w.after_of, sizeof(REAL), o->last, o->last_stride, layout->envs, sizeof(REAL));
+        }
     }
     if (part->stage != FASTPG_CLOSE) {
-        if (ABS(out->stride0) < ABS(out->stride1) && lanes > 1)
-            F(scan_rows)(kernel, operands, steps, lanes, &w);
-        else if (part->stage != FASTPG_REPAIR || kernel->recursive)
-            F(scan_lanes)(kernel, operands, out, steps, lanes, &w);
+        if (w.order != FASTPG_LANES) F(scan_flat)(&w);
+        else if (!kernel->recursive && part->over != FASTPG_OVER_LANES && F(flattens)(&w)) {
+            const fastpg_part flat = {.stage = part->stage, .over = FASTPG_OVER_TIME, .from = part->from * lanes, .to = part->to * lanes};
+            w.part = &flat;
+            w.order = FASTPG_FLAT;
+            w.steps = w.minor_size = w.size;
+            w.lanes = 1;
+            for (int k = 0; k < kernel->n_parameters; k++) w.operands[k].stride0 = w.operands[k].stride1;
+            F(scan_flat)(&w);
+        } else
+            F(scan_lanes)(&w);
         if (w.past_caches) STORE_FENCE();
     }
-    if (kernel->spread && (part->stage == FASTPG_WHOLE || part->stage == FASTPG_CLOSE)) F(spread)(out, terminated, truncated, steps, lanes);
+    if (kernel->spread && (part->stage == FASTPG_WHOLE || part->stage == FASTPG_CLOSE)) F(spread)(&w, out);
+    return w.refused < 0 || w.order == FASTPG_LANES ? w.refused : w.refused % steps * lanes + w.refused / steps;
 }
 
 /* From kernels.def: what a step holds, where a chunk's items lie, and how one is read and written. */
 #define IN(x) REAL x;
 #define FLAG(x) uint8_t x;
 #define SCALAR(x) REAL x;
+#define NUMBER(x) REAL x;
+#define COUNT(x)
 #define OUT(x) REAL x;
 #define TIME(name, parameters) typedef struct { parameters } F(name##_step);
 #define ROW(name, parameters)
@@ -331,12 +781,16 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
 #undef IN
 #undef FLAG
 #undef SCALAR
+#undef NUMBER
+#undef COUNT
 #undef OUT
 #undef TIME
 
 #define IN(x) const REAL *x;
 #define FLAG(x) const uint8_t *x;
 #define SCALAR(x) const REAL *x;
+#define NUMBER(x) const REAL *x;
+#define COUNT(x) const int64_t *x;
 #define OUT(x) REAL *x;
 #define TIME(name, parameters)                                                                                                                       \
     typedef struct { parameters } F(name##_at);                                                                                                      \
@@ -345,12 +799,16 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
 #undef IN
 #undef FLAG
 #undef SCALAR
+#undef NUMBER
+#undef COUNT
 #undef OUT
 #undef TIME
 
 #define IN(x) s.x = at->x[i];
 #define FLAG(x) s.x = at->x[i];
 #define SCALAR(x) s.x = at->x[i];
+#define NUMBER(x) s.x = at->x[i];
+#define COUNT(x)
 #define OUT(x)
 #define TIME(name, parameters)                                                                                                                       \
     static inline F(name##_step) F(name##_read)(const F(name##_at) * at, ptrdiff_t i)                                                                \
@@ -362,12 +820,16 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
 #undef IN
 #undef FLAG
 #undef SCALAR
+#undef NUMBER
+#undef COUNT
 #undef OUT
 #undef TIME
 
 #define IN(x)
 #define FLAG(x)
 #define SCALAR(x)
+#define NUMBER(x)
+#define COUNT(x)
 #define OUT(x) at->x[i] = s.x;
 #define TIME(name, parameters)                                                                                                                       \
     static inline void F(name##_write)(const F(name##_at) * at, ptrdiff_t i, F(name##_step) s) { parameters }
@@ -375,9 +837,19 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
 #undef IN
 #undef FLAG
 #undef SCALAR
+#undef NUMBER
+#undef COUNT
 #undef OUT
 #undef TIME
 #undef ROW
+
+/* Where a parameter that some kernels lack stands among the others, by its name. */
+static int F(role)(const fastpg_kernel *kernel, const char *name)
+{
+    for (int k = 0; k < kernel->n_parameters; k++)
+        if (kernel->parameters[k].name[0] == name[0] && !strcmp(kernel->parameters[k].name, name)) return k;
+    return -1;
+}
 
 /* The three loops of a kernel. Chunks never overlap. */
 #undef STEP
@@ -386,22 +858,22 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
     {                                                                                                                                                \
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
         {                                                                                                                                            \
             const F(name##_step) s = F(name##_read)(&at, i);                                                                                         \
             add[i] = ADD;                                                                                                                            \
             keep[i] = KEEP;                                                                                                                          \
         }                                                                                                                                            \
     }                                                                                                                                                \
-    static void F(name##_finish)(void *const *chunk, ptrdiff_t n, const REAL *xs)                                                                    \
+    static void F(name##_finish)(void *const *chunk, ptrdiff_t n, const REAL *xs, const REAL *nexts)                                                 \
     {                                                                                                                                                \
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
         {                                                                                                                                            \
             F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
-            const REAL x = xs[i];                                                                                                                    \
-            (void)(FINISH);                                                                                                                          \
+            const REAL x = xs[i], next = nexts[i];                                                                                                   \
+            (void)next, (void)x, (void)(FINISH);                                                                                                     \
             F(name##_write)(&at, i, s);                                                                                                              \
         }                                                                                                                                            \
     }                                                                                                                                                \
@@ -409,10 +881,10 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
     {                                                                                                                                                \
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
         {                                                                                                                                            \
             F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
-            const REAL x = (ADD) + times(KEEP, carry[i]);                                                                                            \
+            const REAL next = carry[i], x = (ADD) + times(KEEP, next);                                                                               \
             carry[i] = x;                                                                                                                            \
             (void)(FINISH);                                                                                                                          \
             F(name##_write)(&at, i, s);                                                                                                              \
@@ -426,7 +898,7 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
         (void)carry;                                                                                                                                 \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                       \
+        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
         {                                                                                                                                            \
             F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
             const REAL x = X;                                                                                                                        \
@@ -442,17 +914,19 @@ static void F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *given, 
 #define SPREAD(name) SCAN_KERNEL(name, 1, 1, F(name##_fill), F(name##_finish))
 #undef SCAN_KERNEL
 #define SCAN_KERNEL(name, recursive_, spread_, fill_, finish_)                                                                                       \
-    static ptrdiff_t F(name##_run)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes,                \
-                                  const fastpg_part *part)                                                                                           \
+    static ptrdiff_t F(name##_run)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t steps, ptrdiff_t lanes,                    \
+                                   const fastpg_layout *layout, const fastpg_part *part)                                                             \
     {                                                                                                                                                \
         const F(scan_kernel) scan = {.n_parameters = kernel->n_parameters,                                                                           \
-                                     .truncated = recursive_ ? (int)(offsetof(F(name##_at), truncated) / sizeof(void *)) : -1,                       \
                                      .recursive = recursive_,                                                                                        \
                                      .spread = spread_,                                                                                              \
+                                     .value = F(role)(kernel, "value"),                                                                              \
+                                     .next_value = F(role)(kernel, "next_value"),                                                                    \
+                                     .terminated = F(role)(kernel, "terminated"),                                                                    \
+                                     .truncated = F(role)(kernel, "truncated"),                                                                      \
                                      .parameters = kernel->parameters,                                                                               \
                                      .fill = fill_,                                                                                                  \
                                      .finish = finish_,                                                                                              \
                                      .fused = F(name##_fused)};                                                                                      \
-        F(scan)(&scan, operands, steps, lanes, part);                                                                                                \
-        return -1;                                                                                                                                   \
+        return F(scan)(&scan, operands, steps, lanes, layout, part);                                                                                 \
     }

@@ -2,15 +2,13 @@
  * MADD(a, b, c) is a * b + c, rounded once where the instruction set does that in one.
  * Coefficients are those of the Taylor series; each remainder is stated, so nothing here was fitted or looked up. */
 
-/* e^x for x <= 0: x = n ln 2 + r with |r| <= ln(2)/2, e^x = 2^n e^r. Below the smallest normal number the result is 0. NaN stays NaN. */
-static inline REAL F(exp_nonpositive)(REAL x)
+/* e^x = 2^n e^r with x = n ln 2 + r, |r| <= ln(2)/2: e^r, and n as the low bits of `shifted`. NaN stays NaN. */
+static inline REAL F(exp_parts)(REAL x, REAL *shifted)
 {
     /* Adding 1.5 * 2^mantissa rounds to an integer and leaves that integer in the low bits. */
-    const REAL shifted = MADD(x, (REAL)1.44269504088896340736, ROUND_SHIFT);
-    const REAL n = shifted - ROUND_SHIFT;
+    *shifted = MADD(x, (REAL)1.44269504088896340736, ROUND_SHIFT);
+    const REAL n = *shifted - ROUND_SHIFT;
     const REAL r = MADD(n, -LN2_LOW, MADD(n, -LN2_HIGH, x));
-    F(pun) scale = {.real = shifted};
-    scale.bits = (scale.bits + EXPONENT_BIAS) << MANTISSA_BITS;
 #ifdef REAL_IS_FLOAT /* (ln 2 / 2)^8 / 8! = 5e-9 */
     REAL p = (REAL)1 / 5040;
 #else /* (ln 2 / 2)^14 / 14! = 4e-18 */
@@ -28,9 +26,30 @@ static inline REAL F(exp_nonpositive)(REAL x)
     p = MADD(p, r, (REAL)1 / 6);
     p = MADD(p, r, (REAL)1 / 2);
     p = MADD(p, r, 1);
-    p = MADD(p, r, 1);
+    return MADD(p, r, 1);
+}
+
+/* e^x for x <= 0. Below the smallest normal number the result is 0. */
+static inline REAL F(exp_nonpositive)(REAL x)
+{
+    REAL shifted;
+    const REAL p = F(exp_parts)(x, &shifted);
+    F(pun) scale = {.real = shifted};
+    scale.bits = (scale.bits + EXPONENT_BIAS) << MANTISSA_BITS;
     const REAL result = p * scale.real;
     return x < EXP_SMALLEST ? 0 : result;
+}
+
+/* e^x for any x. Below the smallest normal number the result is 0, above the largest inf. */
+static inline REAL F(exp_any)(REAL x)
+{
+    REAL shifted;
+    const REAL p = F(exp_parts)(x, &shifted);
+    const F(bits) half = x > 0; /* so that 2^n itself need not be a number */
+    F(pun) scale = {.real = shifted};
+    scale.bits = (scale.bits + EXPONENT_BIAS - half) << MANTISSA_BITS;
+    const REAL result = p * scale.real * (x > 0 ? (REAL)2 : (REAL)1);
+    return x < EXP_SMALLEST ? 0 : x > EXP_LARGEST ? (REAL)INFINITY : result;
 }
 
 /* log x for x >= sqrt(1/2): x = 2^k f with f in [sqrt(1/2), sqrt(2)), log f = 2 atanh(z), z = (f - 1) / (f + 1), |z| <= 0.1716. NaN stays NaN. */

@@ -19,14 +19,31 @@ from fastpg import _core
 Array = NDArray[Any]
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+MASK_MODES = ("skip", "zero", "reset")  # in the order of fastpg_mask_mode
 PARAMETERS = {name: [p for kind, p in spec if not kind.startswith("OUT")] for name, spec in _core.kernels().items()}
 KINDS = {name: dict((p, kind) for kind, p in spec) for name, spec in _core.kernels().items()}
 
 
-def over_time(kernel: str, args: tuple[Any, ...], axis: int = 0, out: Any = None, optional: bool = False) -> Any:
+def over_time(
+    kernel: str,
+    args: tuple[Any, ...],
+    axis: int = 0,
+    out: Any = None,
+    optional: bool = False,
+    *,
+    offsets: Any = None,
+    env_id: Any = None,
+    mask: Any = None,
+    mask_mode: str = "skip",
+) -> Any:
     """Answers a scan over time; the parameters stand in the kernel's order."""
-    done = _core.run_time(kernel, args, axis, out, optional, False) if type(axis) is int else None
-    return at_home(args[0])(_over_time(kernel, args, axis, out, optional)) if done is None else done
+    if offsets is None and env_id is None and mask is None:
+        if mask_mode not in MASK_MODES:
+            as_mask_mode(mask_mode)
+        done = _core.run_time(kernel, args, axis, out, optional, False) if type(axis) is int else None
+        if done is not None:
+            return done
+    return at_home(args[0])(_over_time(kernel, args, axis, out, optional, (offsets, env_id, mask, mask_mode)))
 
 
 def over_rows(kernel: str, args: tuple[Any, ...], out: Any = None) -> Any:
@@ -38,18 +55,23 @@ def over_rows(kernel: str, args: tuple[Any, ...], out: Any = None) -> Any:
 # --- scans over time
 
 
-def _over_time(kernel: str, args: tuple[Any, ...], axis: Any, out: Any, optional: bool) -> Any:
+def _over_time(kernel: str, args: tuple[Any, ...], axis: Any, out: Any, optional: bool, how: tuple[Any, ...]) -> Any:
     given = dict(zip(PARAMETERS[kernel], args, strict=True))
     first, anchor = next(iter(given.items()))
     anchor = as_floats(first, anchor)
     if anchor.ndim not in (1, 2):
         raise ValueError(f"{first} has shape {anchor.shape}; (T,) or (T, N) is wanted, (B, T) with axis=1")
     axis = as_axis(axis, anchor.ndim)
+    layout = as_layout(*how, first, anchor, axis)
     ready: list[Any] = [anchor]
     for name, value in list(given.items())[1:]:
         kind = KINDS[kernel][name]
         if kind == "SCALAR":
             ready.append(as_fraction(name, value, first, anchor))
+        elif kind == "NUMBER":
+            ready.append(as_bound(name, value))
+        elif kind == "COUNT":
+            ready.append(as_count(name, value))
         elif value is None:
             if not optional:
                 raise TypeError(f"{name} is None; an array shaped like {first} {anchor.shape} is wanted")
@@ -57,44 +79,171 @@ def _over_time(kernel: str, args: tuple[Any, ...], axis: Any, out: Any, optional
         elif kind == "FLAG":
             ready.append(same_shape(name, as_flags(name, value), first, anchor))
         elif name == "next_value":
-            ready.append(_next_value(kernel, as_floats(name, value, like=(first, anchor)), given, first, anchor, axis))
+            ready.append(_next_value(kernel, as_floats(name, value, like=(first, anchor)), first, anchor, axis, layout))
         else:
             ready.append(same_shape(name, as_floats(name, value, like=(first, anchor)), first, anchor))
-    return into(
-        out, anchor.shape, anchor.dtype, ready, lambda o: _core.run_time(kernel, tuple(ready), axis, o, optional, True)
-    )
+
+    def run(out: Any) -> Any:
+        if "COUNT" in KINDS[kernel].values() and layout is not None and (layout.env_id is not None or layout.skips):
+            return _lined_up(kernel, ready, axis, out, optional, layout)
+        done = _core.run_time(
+            kernel, tuple(ready), axis, out, optional, True, None if layout is None else layout.plain()
+        )
+        if type(done) is int:
+            _explain_cut(dict(zip(given, ready, strict=True)), done, first, anchor, axis, layout)
+        return done
+
+    inputs = ready if layout is None else [*ready, layout.mask]
+    return into(out, anchor.shape, anchor.dtype, inputs, run)
 
 
-def _next_value(kernel: str, next_value: Array, given: dict[str, Any], first: str, anchor: Array, axis: int) -> Array:
-    """next_value in full, or as V after the last row alone, where no other value is missing."""
+class Layout:
+    """How steps stand where axes alone do not say it: packed with offsets, interleaved by env_id, padded with a mask."""
+
+    def __init__(self, offsets: Any, env_id: Any, lanes: int, mask: Any, mask_mode: str) -> None:
+        self.offsets, self.env_id, self.lanes, self.mask, self.mask_mode = offsets, env_id, lanes, mask, mask_mode
+
+    @property
+    def skips(self) -> bool:
+        """Whether a mask leaves out steps as if they had never been."""
+        return self.mask is not None and self.mask_mode == "skip"
+
+    def plain(self) -> tuple[Any, ...]:
+        """As the core takes it."""
+        return self.offsets, self.env_id, self.lanes, self.mask, MASK_MODES.index(self.mask_mode)
+
+
+def as_layout(
+    offsets: Any, env_id: Any, mask: Any, mask_mode: Any, first: str, anchor: Array, axis: int
+) -> Layout | None:
+    """The layout that offsets, env_id and mask describe, for arrays shaped like the anchor; None where there is none of them."""
+    as_mask_mode(mask_mode)
+    if offsets is None and env_id is None and mask is None:
+        return None
+    if offsets is not None and env_id is not None:
+        raise ValueError("offsets and env_id are both given; packed or interleaved, one of them is wanted")
+    name = "offsets" if offsets is not None else "env_id"
+    if (offsets is not None or env_id is not None) and anchor.ndim != 1:
+        raise ValueError(f"{name} is given, but {first} has shape {anchor.shape}; one dimension, (steps,), is wanted")
+    lanes = 1 if anchor.ndim == 1 else anchor.shape[1 - axis]
+    if offsets is not None:
+        offsets = as_offsets(offsets, len(anchor), first)
+        lanes = len(offsets) - 1
+    if env_id is not None:
+        env_id, lanes = as_env_id(env_id, first, anchor)
+    if mask is not None:
+        mask = same_shape("mask", as_flags("mask", mask), first, anchor)
+    return Layout(offsets, env_id, lanes, mask, mask_mode)
+
+
+def as_mask_mode(mask_mode: Any) -> None:
+    if mask_mode not in MASK_MODES:
+        raise ValueError(f"mask_mode is {mask_mode!r}; one of {', '.join(MASK_MODES)} is wanted")
+
+
+def as_offsets(offsets: Any, size: int, first: str) -> Array:
+    """Where packed sequences begin and, last, end: contiguous int64 from 0 to size that never fall."""
+    array = np.ascontiguousarray(as_index("offsets", offsets))
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"offsets has shape {array.shape}; (B + 1,), the B sequences' beginnings and the end, is wanted"
+        )
+    if array[0] != 0 or array[-1] != size:
+        raise ValueError(
+            f"offsets runs from {array[0]} to {array[-1]}; from 0 to the {size} steps of {first} is wanted"
+        )
+    falls = array[1:] < array[:-1]
+    if falls.any():
+        b = int(falls.argmax())
+        raise ValueError(f"offsets falls from {array[b]} to {array[b + 1]} at sequence {b}; it may not fall")
+    return array
+
+
+def as_env_id(env_id: Any, first: str, anchor: Array) -> tuple[Array, int]:
+    """The lane of each step, contiguous int64, and how many lanes there are. Numbers too large for a table are counted off in order."""
+    array = np.ascontiguousarray(same_shape("env_id", as_index("env_id", env_id), first, anchor))
+    if array.size == 0:
+        return array, 0
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= 4 * array.size + 1024:
+        ids, array = np.unique(array, return_inverse=True)
+        return np.ascontiguousarray(array.reshape(-1), np.int64), len(ids)
+    return array, high + 1
+
+
+def _next_value(kernel: str, next_value: Array, first: str, anchor: Array, axis: int, layout: Layout | None) -> Array:
+    """next_value in full, or as V after the last step of each lane alone."""
     lanes = anchor.shape[:axis] + anchor.shape[axis + 1 :]
+    if layout is not None and layout.offsets is not None:
+        lanes = (layout.lanes,)
+        if lanes == anchor.shape and (np.diff(layout.offsets) != 1).any():
+            raise ValueError(
+                f"next_value has shape {lanes}, which is both one value a step and one a sequence; leave empty sequences out of offsets"
+            )
     if next_value.shape == anchor.shape:
         return next_value
+    if layout is not None and layout.env_id is not None:
+        lanes = (layout.lanes,)
+        if next_value.ndim == 1 and len(next_value) > layout.lanes:  # the last lanes have no step here
+            next_value = next_value[: layout.lanes]
+    each = "sequence" if layout is not None and layout.offsets is not None else "lane"
     if next_value.shape != lanes:
         raise ValueError(
             f"next_value has shape {next_value.shape}, but {first} has {anchor.shape}; {anchor.shape} is wanted, "
-            f"or {lanes} for the values after the last row"
+            f"or {lanes} for the values after the last step of each {each}"
         )
-    if "lambda_" in given and "value" not in given:
+    if "value" not in KINDS[kernel] and kernel != "reward_to_go":
         raise ValueError(
-            f"next_value has shape {lanes}, the values after the last row, but {kernel} reads V of the next state at every step; "
-            f"{anchor.shape} is wanted"
+            f"next_value has shape {lanes}, the values after the last step of each {each}, but {kernel} reads V of the next state "
+            f"at other steps too; {anchor.shape} is wanted"
         )
-    ended = [
-        None if given[k] is None else np.moveaxis(as_flags(k, given[k]), axis, 0) for k in ("terminated", "truncated")
-    ]
-    if ended[1] is not None and ended[1].shape[0] > 0:
-        missing = (
-            ended[1][:-1] if ended[0] is None or ended[0].shape != ended[1].shape else ended[1][:-1] & ~ended[0][:-1]
-        )
-        if missing.any():
-            where = tuple(int(i) for i in np.argwhere(missing)[0])
-            step = f"step {where[0]}" + (f" of lane {where[1]}" if len(where) > 1 else "")
-            raise ValueError(
-                f"next_value has shape {lanes}, the values after the last row, but truncated is set at {step}: the value of the state "
-                f"that this step led to, before the reset, is missing; give next_value with shape {anchor.shape}"
-            )
     return next_value
+
+
+def _explain_cut(
+    given: dict[str, Any], step: int, first: str, anchor: Array, axis: int, layout: Layout | None
+) -> NoReturn:
+    """Says which truncated step lacks the value of the state that it led to."""
+    t, n = divmod(step, anchor.shape[1 - axis]) if anchor.ndim == 2 else (step, 0)
+    at = (t, n) if axis == 0 else (n, t)
+    where = f"step {t}" + (f" of lane {n}" if anchor.ndim == 2 else "")
+    truncated = given["truncated"]
+    why = (
+        f"truncated is set at {where}"
+        if truncated is not None and truncated[at[: anchor.ndim]]
+        else f"mask_mode 'reset' cuts after {where}"
+    )
+    raise ValueError(
+        f"next_value has shape {given['next_value'].shape}, the values after the last step of each lane, but {why}: the value of the "
+        f"state that this step led to, before the reset, is missing; give next_value with shape {anchor.shape}"
+    )
+
+
+def _lined_up(kernel: str, ready: list[Any], axis: int, out: Any, optional: bool, layout: Layout) -> Any:
+    """Runs a kernel that looks a number of steps ahead on copies of the steps, each lane's one after another and none masked."""
+    anchor = ready[0]
+    at = np.arange(anchor.size).reshape(anchor.shape)
+    lane = layout.env_id
+    if lane is None and layout.offsets is not None:
+        lane = np.repeat(np.arange(layout.lanes), np.diff(layout.offsets))
+    elif lane is None:
+        lane = np.broadcast_to(np.expand_dims(np.arange(layout.lanes), axis) if anchor.ndim == 2 else 0, anchor.shape)
+        at, lane = np.moveaxis(at, axis, -1).ravel(), np.moveaxis(lane, axis, -1).ravel()
+    if layout.env_id is not None:
+        at = np.argsort(lane, kind="stable")
+        lane = lane[at]
+    if layout.skips:
+        kept = layout.mask.ravel()[at]
+        at, lane = at[kept], lane[kept]
+    offsets = np.append(0, np.cumsum(np.bincount(lane, minlength=layout.lanes)))
+    mask = None if layout.mask is None or layout.skips else layout.mask.ravel()[at]
+    lined = [x.ravel()[at] if np.shape(x) == anchor.shape else x for x in ready]
+    packed = Layout(offsets, None, layout.lanes, mask, layout.mask_mode)
+    got = _core.run_time(kernel, tuple(lined), 0, None, optional, True, packed.plain())
+    result = np.empty(anchor.shape, anchor.dtype) if out is None else out
+    result[...] = 0
+    result.reshape(-1)[at] = got  # of C order, so a view
+    return result
 
 
 def as_fraction(name: str, value: Any, first: str, anchor: Array) -> Any:
@@ -114,6 +263,24 @@ def as_fraction(name: str, value: Any, first: str, anchor: Array) -> Any:
         where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)))[0])
         raise ValueError(f"{name}[{', '.join(map(str, where))}] is {array[where]}; numbers in [0, 1] are wanted")
     return array
+
+
+def as_bound(name: str, value: Any) -> float:
+    """A float from 0 to inf."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}; a number from 0 to inf is wanted")
+    if not float(value) >= 0:
+        raise ValueError(f"{name} is {value}; a number from 0 to inf is wanted")
+    return float(value)
+
+
+def as_count(name: str, value: Any) -> int:
+    """An int from 1."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}; an integer from 1 is wanted")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; an integer from 1 is wanted")
+    return min(int(value), np.iinfo(np.int64).max)
 
 
 # --- rows of actions
@@ -221,12 +388,17 @@ def at_home(value: Any) -> Callable[[Any], Any]:
 
 
 def as_floats(name: str, value: Any, like: tuple[str, Array] | None = None) -> Array:
-    """A native float32 or float64 array; with `like`, of that dtype. Only lists and other dtype-less values are converted."""
+    """A native float32 or float64 array; with `like`, of that dtype. float16 and bfloat16 are widened, which loses nothing; else only lists
+    and other dtype-less values are converted."""
     array = as_array(name, value)
+    if array.dtype == np.float16:
+        array = array.astype(np.float32 if like is None else like[1].dtype)
     if like is not None:
         anchor_name, anchor = like
         if not hasattr(value, "dtype") and array.dtype.kind == "f" or (array.size == 0 and not hasattr(value, "dtype")):
             return array.astype(anchor.dtype, copy=False)
+        if is_half(value):
+            return plain(array.astype(anchor.dtype, copy=False))
         if array.dtype.newbyteorder("=") != anchor.dtype:
             raise TypeError(
                 f"{name} has dtype {array.dtype}, but {anchor_name} has {anchor.dtype}; give both the same, {name}.astype({anchor.dtype})"
@@ -235,6 +407,11 @@ def as_floats(name: str, value: Any, like: tuple[str, Array] | None = None) -> A
         hint = f"; {name}.astype(float) converts it" if array.dtype.kind in "iub" else ""
         raise TypeError(f"{name} has dtype {array.dtype}; float32 or float64 is wanted{hint}")
     return plain(array)
+
+
+def is_half(value: Any) -> bool:
+    """Whether an array of 16-bit floats comes."""
+    return str(getattr(value, "dtype", "")).rpartition(".")[2] in ("float16", "bfloat16")
 
 
 def as_flags(name: str, value: Any) -> Array:
@@ -262,6 +439,8 @@ def as_array(name: str, value: Any) -> Array:
         raise TypeError(
             f"{name} is a masked array; a plain array is wanted, {name}.filled(...) says what stands in the gaps"
         )
+    if str(getattr(value, "dtype", "")).endswith("bfloat16"):  # which NumPy does not know
+        value = value.float() if hasattr(value, "float") else value.astype("float32")
     try:
         array = np.from_dlpack(value) if is_foreign(value) else np.asarray(value)
     except (ValueError, TypeError, BufferError, RuntimeError) as error:

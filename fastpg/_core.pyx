@@ -6,9 +6,12 @@ without touching anything; `_check` then says what is wrong or makes it right an
 """
 import os
 
+import numpy as np
+
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
-from libc.stdint cimport uintptr_t
+from cpython.long cimport PyLong_CheckExact
+from libc.stdint cimport int64_t, uintptr_t
 
 cnp.import_array()
 
@@ -16,7 +19,7 @@ cdef extern from "fastpg.h" nogil:
     enum:
         FASTPG_MAX_PARAMETERS
     ctypedef enum fastpg_kind:
-        FASTPG_IN, FASTPG_FLAG, FASTPG_SCALAR, FASTPG_INDEX, FASTPG_OUT, FASTPG_OUT_INDEX
+        FASTPG_IN, FASTPG_FLAG, FASTPG_SCALAR, FASTPG_NUMBER, FASTPG_COUNT, FASTPG_INDEX, FASTPG_OUT, FASTPG_OUT_INDEX
     ctypedef enum fastpg_dtype:
         FASTPG_F32, FASTPG_F64
     ctypedef enum fastpg_family:
@@ -35,11 +38,22 @@ cdef extern from "fastpg.h" nogil:
         fastpg_family family
         int n_parameters
         fastpg_parameter *parameters
+    ctypedef enum fastpg_mask_mode:
+        FASTPG_SKIP, FASTPG_ZERO, FASTPG_RESET
+    ctypedef struct fastpg_layout:
+        const int64_t *offsets
+        Py_ssize_t sequences
+        const int64_t *env_id
+        Py_ssize_t envs
+        void *memory
+        fastpg_operand mask
+        fastpg_mask_mode mask_mode
     ctypedef void (*fastpg_function)()
+    size_t fastpg_env_bytes(fastpg_dtype dtype, Py_ssize_t envs)
     int fastpg_kernel_count()
     const fastpg_kernel *fastpg_kernel_at(int kernel)
-    Py_ssize_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, Py_ssize_t size0, Py_ssize_t size1)
-    Py_ssize_t fastpg_first_cut(fastpg_operand terminated, fastpg_operand truncated, Py_ssize_t size0, Py_ssize_t size1)
+    Py_ssize_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, Py_ssize_t size0, Py_ssize_t size1,
+                          const fastpg_layout *layout)
     int fastpg_threads()
     void fastpg_set_threads(int threads)
     int fastpg_isa_count()
@@ -57,7 +71,7 @@ cdef enum:
     MOST_KERNELS = 256
 
 cdef struct Roles:
-    int terminated, truncated, value, next_value
+    int value, next_value
 
 cdef Roles ROLES[MOST_KERNELS]
 
@@ -71,9 +85,9 @@ cdef int position(int kernel, bytes name):
 
 
 for _k in range(fastpg_kernel_count()):
-    ROLES[<int>_k] = Roles(position(_k, b"terminated"), position(_k, b"truncated"), position(_k, b"value"), position(_k, b"next_value"))
+    ROLES[<int>_k] = Roles(position(_k, b"value"), position(_k, b"next_value"))
 
-cdef tuple KIND_NAMES = ("IN", "FLAG", "SCALAR", "INDEX", "OUT", "OUT_INDEX")
+cdef tuple KIND_NAMES = ("IN", "FLAG", "SCALAR", "NUMBER", "COUNT", "INDEX", "OUT", "OUT_INDEX")
 cdef dict INDEX = {fastpg_kernel_at(k).name.decode(): k for k in range(fastpg_kernel_count())}
 
 
@@ -158,37 +172,66 @@ cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
     return low[0] < high[1] and low[1] < high[0]
 
 
-def run_time(str kernel, tuple args, int axis, object out, bint optional, bint checked):
-    """Runs a TIME kernel on its parameters in order, the outputs left out; None where an argument is not plain.
+def run_time(str kernel, tuple args, int axis, object out, bint optional, bint checked, tuple layout=None):
+    """Runs a TIME kernel on its parameters in order, the outputs left out.
 
-    Parameters after the first may be None where `optional`. A SCALAR is a float in [0, 1], or, once `checked`, an array shaped
-    like the first parameter.
+    None where an argument is not plain, an int where that step (t * lanes + n) is cut and its next value missing. Parameters after the
+    first may be None where `optional`. A SCALAR is a float in [0, 1], or, once `checked`, an array shaped like the first parameter; a
+    NUMBER is a float from 0, a COUNT an int from 1. `layout`, only once `checked`: offsets, env_id (both contiguous int64), envs, mask
+    (bool, shaped like the first parameter) and the mode of the mask by number; each but the last may be None.
     """
     cdef int k = INDEX[kernel], i, ndim, type_number, given = 0, filled = 0
-    cdef bint bootstrap = False
     cdef Roles role = ROLES[k]
     cdef const fastpg_kernel *spec = fastpg_kernel_at(k)
     cdef fastpg_operand operands[FASTPG_MAX_PARAMETERS]
     cdef float floats[FASTPG_MAX_PARAMETERS]
     cdef double doubles[FASTPG_MAX_PARAMETERS]
-    cdef Py_ssize_t steps, lanes
-    cdef cnp.ndarray first, array
+    cdef int64_t counts[FASTPG_MAX_PARAMETERS]
+    cdef fastpg_layout how
+    cdef const fastpg_layout *chosen = NULL
+    cdef Py_ssize_t steps, lanes, ends, refused
+    cdef cnp.ndarray first, array, memory
     cdef object arg, made = None, made_too = None
     cdef double number
-    cdef int t_axis, n_axis
+    cdef int t_axis, n_axis, short_ndim
+    cdef fastpg_kind kind
+    cdef fastpg_dtype dtype
     if not cnp.PyArray_CheckExact(args[0]):
         return None
     first = <cnp.ndarray>args[0]
     ndim, type_number = cnp.PyArray_NDIM(first), cnp.PyArray_TYPE(first)
     if ndim < 1 or ndim > 2 or (type_number != cnp.NPY_FLOAT32 and type_number != cnp.NPY_FLOAT64) or axis < 0 or axis >= ndim:
         return None
+    dtype = FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64
     t_axis, n_axis = axis, 1 - axis
     steps = cnp.PyArray_DIM(first, t_axis)
-    lanes = 1 if ndim == 1 else cnp.PyArray_DIM(first, n_axis)
+    lanes = ends = 1 if ndim == 1 else cnp.PyArray_DIM(first, n_axis)
+    short_ndim = ndim - 1
+    if layout is not None:
+        chosen = &how
+        how.offsets = how.env_id = NULL
+        how.memory = how.mask.data = NULL
+        how.mask_mode = <fastpg_mask_mode><int>layout[4]
+        if layout[0] is not None:
+            array = <cnp.ndarray>layout[0]
+            how.offsets = <const int64_t *>cnp.PyArray_BYTES(array)
+            short_ndim = 1
+            how.sequences = ends = cnp.PyArray_DIM(array, 0) - 1
+        if layout[1] is not None:
+            how.env_id = <const int64_t *>cnp.PyArray_BYTES(<cnp.ndarray>layout[1])
+            how.envs = ends = layout[2]
+            short_ndim = 1
+            memory = np.empty(fastpg_env_bytes(dtype, how.envs), np.uint8)
+            how.memory = cnp.PyArray_BYTES(memory)
+        if layout[3] is not None:
+            array = <cnp.ndarray>layout[3]
+            how.mask.data, how.mask.stride0 = cnp.PyArray_BYTES(array), cnp.PyArray_STRIDE(array, t_axis)
+            how.mask.stride1 = cnp.PyArray_STRIDE(array, n_axis) if ndim == 2 else 0
     for i in range(spec.n_parameters):
+        kind = spec.parameters[i].kind
         operands[i].data = operands[i].last = NULL
         operands[i].stride0 = operands[i].stride1 = operands[i].last_stride = 0
-        if spec.parameters[i].kind == FASTPG_OUT:
+        if kind == FASTPG_OUT:
             if out is None:
                 array = <cnp.ndarray>PyArray_NewLikeArray(first, cnp.NPY_KEEPORDER, NULL, 0)
             else:
@@ -206,13 +249,19 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
         else:
             arg = args[given]
             given += 1
-            if spec.parameters[i].kind == FASTPG_SCALAR:
+            if kind == FASTPG_COUNT:
+                if not PyLong_CheckExact(arg) or not 1 <= arg <= 0x7fffffffffffffff:
+                    return None
+                counts[i] = arg
+                operands[i].data = <char *>&counts[i]
+                continue
+            if kind == FASTPG_SCALAR or kind == FASTPG_NUMBER:
                 if PyFloat_CheckExact(arg):
                     number = PyFloat_AS_DOUBLE(arg)
-                    if not 0 <= number <= 1:
+                    if not number >= 0 or (kind == FASTPG_SCALAR and number > 1):
                         return None
                     floats[i], doubles[i] = <float>number, number
-                    operands[i].data = <char *>&floats[i] if type_number == cnp.NPY_FLOAT32 else <char *>&doubles[i]
+                    operands[i].data = <char *>&floats[i] if dtype == FASTPG_F32 else <char *>&doubles[i]
                     continue
                 if not checked or not plain(arg, type_number, ndim):
                     return None
@@ -220,16 +269,19 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
                 if i == 0 or not optional:
                     return None
                 continue
-            elif spec.parameters[i].kind == FASTPG_FLAG:
+            elif kind == FASTPG_FLAG:
                 if not plain(arg, cnp.NPY_BOOL, ndim):
                     return None
-            elif i == role.next_value and plain(arg, type_number, ndim - 1):  # V after the last row alone
+            elif (i == role.next_value and plain(arg, type_number, short_ndim)
+                  and (short_ndim != ndim or not same_shape(<cnp.ndarray>arg, first))):
+                # V after the last step of each lane alone; V(s_{t+1}) is read off `value` elsewhere
                 array = <cnp.ndarray>arg
-                if ndim == 2 and cnp.PyArray_DIM(array, 0) != lanes:
+                if cnp.PyArray_NDIM(array) == 1 and cnp.PyArray_DIM(array, 0) != ends:
+                    return None
+                if role.value < 0 and not checked:
                     return None
                 operands[i].last = cnp.PyArray_BYTES(array)
-                operands[i].last_stride = cnp.PyArray_STRIDE(array, 0) if ndim == 2 else 0
-                bootstrap = True
+                operands[i].last_stride = cnp.PyArray_STRIDE(array, 0) if cnp.PyArray_NDIM(array) == 1 else 0
                 continue
             elif not plain(arg, type_number, ndim):
                 return None
@@ -239,17 +291,10 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
         operands[i].data = cnp.PyArray_BYTES(array)
         operands[i].stride0 = cnp.PyArray_STRIDE(array, t_axis)
         operands[i].stride1 = cnp.PyArray_STRIDE(array, n_axis) if ndim == 2 else 0
-    if bootstrap and steps:
-        if fastpg_first_cut(operands[role.terminated], operands[role.truncated], steps, lanes) >= 0:
-            return None
-        if role.value >= 0:  # V(s_{t+1}) stands one row further down
-            operands[role.next_value].data = operands[role.value].data + operands[role.value].stride0
-            operands[role.next_value].stride0 = operands[role.value].stride0
-            operands[role.next_value].stride1 = operands[role.value].stride1
-        elif not checked:
-            return None
     with nogil:
-        fastpg_run(k, FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64, operands, steps, lanes)
+        refused = fastpg_run(k, dtype, operands, steps, lanes, chosen)
+    if refused >= 0:
+        return refused if checked else None
     return made if made_too is None else (made, made_too)
 
 
@@ -315,7 +360,7 @@ def run_rows(str kernel, tuple args, object out):
         if not spec.parameters[i].per_row:
             operands[i].stride1 = cnp.PyArray_STRIDE(array, 1)
     with nogil:
-        bad = fastpg_run(k, FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64, operands, rows, actions)
+        bad = fastpg_run(k, FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64, operands, rows, actions, NULL)
     return out if bad < 0 else bad
 
 

@@ -126,12 +126,12 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
     if not over_time:
         checks.append(refuse("columns == 0", f"{first} has no columns; at least one action is wanted"))
     for kind, x in parameters:
-        typ, dims = typed.get(x), 1 if x in _PER_ROW else ndim
+        typ, dims = typed.get(x), 1 if x in _PER_ROW and not over_time else ndim
         dtype = {"FLAG": types.boolean, "INDEX": types.int64}.get(kind, real)
         one_row = dims == ndim and getattr(typ, "ndim", 0) == ndim - 1
         operand = x
         if kind in ("OUT", "OUT_INDEX"):
-            shape = "rows" if x in _PER_ROW else f"{first}.shape"
+            shape = "rows" if dims == 1 and not over_time else f"{first}.shape"
             makes.append(f"{x} = np.empty({shape}, {'real' if kind == 'OUT' else 'np.int64'})")
             results.append(x)
         elif x == "uniform":
@@ -142,9 +142,16 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
             operand = "None"
         elif kind == "SCALAR" and isinstance(typ, types.Float | types.Integer):
             checks.append(refuse(f"not 0 <= {x} <= 1", f"{x} is not in [0, 1]"))
+        elif kind in ("NUMBER", "COUNT"):
+            number = types.Float | types.Integer if kind == "NUMBER" else types.Integer
+            if not isinstance(typ, number):
+                raise TypingError(f"{name}: {x} is {typ}; {'a number' if kind == 'NUMBER' else 'an integer'} is wanted")
+            checks.append(
+                refuse(f"not {x} >= {0 if kind == 'NUMBER' else 1}", f"{x} is below {0 if kind == 'NUMBER' else 1}")
+            )
         elif x == "next_value" and one_row and isinstance(typ, types.Array | types.Float):  # V after the last row alone
-            if "lambda_" in typed and "value" not in typed:
-                raise TypingError(f"{name}: {x} has one row; every step reads it here, so all rows are wanted")
+            if "value" not in typed and kernel != "reward_to_go":
+                raise TypingError(f"{name}: {x} has one row; other steps read it as well, so all rows are wanted")
             if ndim == 2:
                 _check_array(name, x, typ, (real,), (1,))
                 checks.append(refuse(f"{x}.size != columns", f"{x} has one row, but not one item a lane of {first}"))
@@ -227,6 +234,10 @@ def _call(kernel: str, real: Any) -> Callable[..., Any]:
                     address = builder.bitcast(data, cgutils.voidptr_t)
                 if i >= len(kinds):
                     passed.append(context.cast(builder, operand, typ, types.intp))
+                elif kinds[i] == "NUMBER":
+                    passed.append(context.cast(builder, operand, typ, real))
+                elif kinds[i] == "COUNT":
+                    passed.append(context.cast(builder, operand, typ, types.int64))
                 elif kinds[i] == "SCALAR":
                     number = context.get_constant(real, 0) if array else context.cast(builder, operand, typ, real)
                     passed += [number, address]

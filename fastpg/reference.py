@@ -88,9 +88,11 @@ def _in_every_layout(plain: Callable[..., Any]) -> Callable[..., Any]:
                 results = results or [np.zeros(reward.size, reward.dtype) for _ in got]
                 for result, x in zip(results, got, strict=True):
                     result[piece] = x if mask is None else np.where(mask.ravel()[piece], x, 0)
+        if not results:  # not a single step
+            nothing = np.arange(0)
+            got = plain(**{name: _part(name, x, reward, nothing, 0, False) for name, x in arguments.items()})
+            results = [np.zeros(reward.size, reward.dtype) for _ in (got if isinstance(got, tuple) else (got,))]
         shaped = tuple(result.reshape(reward.shape) for result in results)
-        if not shaped:  # not a single step
-            return plain(*given.args, axis=axis)
         return shaped if len(shaped) > 1 else shaped[0]
 
     return call
@@ -103,7 +105,8 @@ def _lanes(reward: Array, axis: int, offsets: Any, env_id: Any) -> list[Array]:
         return [at[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
     if env_id is not None:
         return [at[env_id == lane] for lane in range(max(env_id, default=-1) + 1)]
-    return list(np.moveaxis(at, axis, -1).reshape(-1, reward.shape[axis]))
+    steps = reward.shape[axis]
+    return list(np.moveaxis(at, axis, -1).reshape(reward.size // max(steps, 1), steps))
 
 
 def _pieces(at: Array, mask: Any, mask_mode: str) -> Iterator[tuple[Array, bool]]:

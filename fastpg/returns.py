@@ -4,16 +4,30 @@ T steps, N lanes. `reward[t]` is what the action at t earned, `value[t]` is V(s_
 led to, before any reset. `terminated[t]`: that state is terminal, its value counts as 0 and the trace stops. `truncated[t]`: cut
 from outside, its value counts and the trace stops. Where both are set, terminated wins. The last row of a buffer counts as truncated.
 
-Arrays are (T,), time-major (T, N), or batch-major (B, T) with axis=1, in any strides; float32 or float64, kept as they come.
-`next_value` may have the shape of one row, (N,): then it is V after the last row, V(s_{t+1}) is `value[t+1]` elsewhere, and a
-truncated step above the last row is refused, because the value of the state it led to is nowhere in the arguments.
+Every function takes every layout, in any strides; float32 or float64 stay what they are.
+
+    time-major    (T,) or (T, N)
+    batch-major   (B, T) with axis=1
+    packed        (steps,) with offsets, B + 1 integers: sequence b is steps offsets[b] to offsets[b+1], and may be empty
+    interleaved   (steps,) with env_id, the lane of each step, as asynchronous vector environments deliver them; any integers
+    padded        any of these with mask, bool, shaped like reward: False is no step. Its items are never read, its result is 0, and by
+                  mask_mode "skip" the trace passes through it unchanged; "zero" everything in it counts as 0 and the trace decays;
+                  "reset" it cuts: the step before it counts as truncated
+
+`next_value` may also have one value a lane, (N,), (B,) or (), which is V after the lane's last step: then V(s_{t+1}) is `value[t+1]`
+elsewhere, and a truncated step anywhere but there is refused, because the value of the state it led to is nowhere in the arguments.
+In one dimension the shape of `reward` always means one value a step. Past a gap, `value[t+1]` is that of the lane's next unmasked step
+("skip"), or 0 ("zero").
 `gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`. A coefficient of 0 reads nothing: NaN and inf reach the
 steps before them in the same episode and no others. `out` receives the result.
 
-CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind.
+CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind; float16 and bfloat16 are computed
+and answered in float32.
 
 Every function here raises TypeError for a wrong dtype and ValueError for a wrong shape or range, naming the argument.
-Time-major results equal `fastpg.reference` bit for bit.
+Time-major results with more than one lane equal `fastpg.reference` bit for bit, where no exponential is taken. Where time is
+contiguous (one lane, batch-major, packed) sums are associated otherwise: docs/accuracy.md holds both against a higher precision.
+No result depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -24,7 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_floats, at_home, into, over_time, same_shape
+from fastpg._check import as_flags, as_floats, at_home, into, over_time, same_shape
 
 __all__ = [
     "PSI",
@@ -32,10 +46,16 @@ __all__ = [
     "gae",
     "gae_and_return",
     "lambda_return",
+    "n_step_return",
     "psi",
+    "q_lambda",
+    "retrace",
     "reward_to_go",
     "td_residual",
     "total_return",
+    "tree_backup",
+    "upgo",
+    "vtrace",
 ]
 
 Array = NDArray[Any]
@@ -48,6 +68,10 @@ def total_return(
     gamma: float | ArrayLike = 1.0,
     *,
     axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
     out: Array | None = None,
 ) -> Array:
     """Psi 1: the return of the whole episode, for each of its steps.
@@ -62,7 +86,10 @@ def total_return(
     >>> total_return([1.0, 2.0, 4.0], [False, True, False], [False, False, False])
     array([3., 3., 4.])
     """
-    return over_time("total_return", (reward, terminated, truncated, gamma), axis, out)  # type: ignore[no-any-return]
+    args = (reward, terminated, truncated, gamma)
+    return over_time(
+        "total_return", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
+    )  # type: ignore[no-any-return]
 
 
 def reward_to_go(
@@ -73,6 +100,10 @@ def reward_to_go(
     gamma: float | ArrayLike = 0.99,
     *,
     axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
     out: Array | None = None,
 ) -> Array:
     """Psi 2: the discounted reward that follows action t.
@@ -87,7 +118,10 @@ def reward_to_go(
     >>> reward_to_go([1.0, 2.0, 4.0], gamma=0.5)
     array([3., 4., 4.])
     """
-    return over_time("reward_to_go", (reward, next_value, terminated, truncated, gamma), axis, out, optional=True)  # type: ignore[no-any-return]
+    args = (reward, next_value, terminated, truncated, gamma)
+    return over_time(
+        "reward_to_go", args, axis, out, True, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
+    )  # type: ignore[no-any-return]
 
 
 def td_residual(
@@ -99,6 +133,10 @@ def td_residual(
     gamma: float | ArrayLike = 0.99,
     *,
     axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
     out: Array | None = None,
 ) -> Array:
     """Psi 6: the temporal-difference residual, an estimate of the advantage from one step.
@@ -113,7 +151,10 @@ def td_residual(
     >>> td_residual([1.0, 1.0], [2.0, 3.0], [3.0, 9.0], [False, True], [False, False], gamma=0.5)
     array([ 0.5, -2. ])
     """
-    return over_time("td_residual", (reward, value, next_value, terminated, truncated, gamma), axis, out)  # type: ignore[no-any-return]
+    args = (reward, value, next_value, terminated, truncated, gamma)
+    return over_time(
+        "td_residual", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
+    )  # type: ignore[no-any-return]
 
 
 def gae(
@@ -126,6 +167,10 @@ def gae(
     lambda_: float | ArrayLike = 0.95,
     *,
     axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
     out: Array | None = None,
 ) -> Array:
     """Psi 5: generalized advantage estimates, backwards along each lane.
@@ -141,7 +186,8 @@ def gae(
     >>> gae([1.0, 1.0], [0.0, 0.0], [0.0, 0.0], [False, True], [False, False], gamma=0.5, lambda_=1.0)
     array([1.5, 1. ])
     """
-    return over_time("gae", (reward, value, next_value, terminated, truncated, gamma, lambda_), axis, out)  # type: ignore[no-any-return]
+    args = (reward, value, next_value, terminated, truncated, gamma, lambda_)
+    return over_time("gae", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
 
 
 def gae_and_return(
@@ -154,6 +200,10 @@ def gae_and_return(
     lambda_: float | ArrayLike = 0.95,
     *,
     axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
 ) -> tuple[Array, Array]:
     """`gae` and the returns that a value function is fitted to, in one pass.
 
@@ -168,7 +218,7 @@ def gae_and_return(
     (array([-0.5,  1. ]), array([1.5, 1. ]))
     """
     args = (reward, value, next_value, terminated, truncated, gamma, lambda_)
-    return over_time("gae_and_return", args, axis)  # type: ignore[no-any-return]
+    return over_time("gae_and_return", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
 
 
 def lambda_return(
@@ -180,6 +230,10 @@ def lambda_return(
     lambda_: float | ArrayLike = 0.95,
     *,
     axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
     out: Array | None = None,
 ) -> Array:
     """Psi 4: the lambda-return, an estimate of Q(s_t, a_t).
@@ -195,17 +249,250 @@ def lambda_return(
     >>> lambda_return([1.0, 1.0], [4.0, 8.0], [False, False], [False, False], gamma=0.5, lambda_=0.5)
     array([3.25, 5.  ])
     """
-    return over_time("lambda_return", (reward, next_value, terminated, truncated, gamma, lambda_), axis, out)  # type: ignore[no-any-return]
+    args = (reward, next_value, terminated, truncated, gamma, lambda_)
+    return over_time(
+        "lambda_return", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
+    )  # type: ignore[no-any-return]
 
 
-def baselined(returns: ArrayLike, baseline: ArrayLike, *, out: Array | None = None) -> Array:
+def n_step_return(
+    reward: ArrayLike,
+    next_value: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    gamma: float | ArrayLike = 0.99,
+    n: int = 5,
+    *,
+    axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
+    out: Array | None = None,
+) -> Array:
+    """Psi 4: the n-step return, an estimate of Q(s_t, a_t).
+
+      G[t] = r[t] + gamma r[t+1] + ... + gamma^(m-1) r[t+m-1] + gamma^m v'[t+m-1],    m = n, or fewer steps to the lane's end
+
+    A terminated step ends the sum without v', a truncated one with its own. With n as long as the lane this is reward_to_go, with
+    n = 1 it is td_residual + value.
+    Sutton and Barto 2018, eq. 7.1; Watkins 1989
+
+    Arrays (T,) or (T, N), float32 or float64, flags bool; next_value in full. n an integer from 1. Takes time in proportion to n; with
+    env_id, or a mask that skips, copies of all arrays. Returns the shape and dtype of reward.
+
+    >>> n_step_return([1.0, 2.0, 4.0], [8.0, 8.0, 8.0], [False, False, True], [False, False, False], gamma=0.5, n=2)
+    array([4., 4., 4.])
+    """
+    args = (reward, next_value, terminated, truncated, gamma, n)
+    return over_time(
+        "n_step_return", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
+    )  # type: ignore[no-any-return]
+
+
+def vtrace(
+    reward: ArrayLike,
+    value: ArrayLike,
+    next_value: ArrayLike,
+    log_ratio: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    gamma: float | ArrayLike = 0.99,
+    lambda_: float | ArrayLike = 1.0,
+    clip_rho: float = 1.0,
+    clip_c: float = 1.0,
+    clip_pg_rho: float = 1.0,
+    alpha: float | ArrayLike = 1.0,
+    *,
+    axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
+) -> tuple[Array, Array]:
+    """Values of the target policy from steps of another one, and the advantage for its policy gradient.
+
+      delta[t]  = r[t] + gamma (1 - terminated[t]) v'[t] - v[t]
+      x[t]      = rho[t] delta[t] + gamma c[t] (1 - ended[t]) x[t+1],    x[T] = 0
+      target[t] = v[t] + x[t]
+      pg[t]     = min(clip_pg_rho, pi/mu) (r[t] + gamma (1 - terminated[t]) (v'[t] + lambda (1 - ended[t]) x[t+1]) - v[t])
+
+    with rho = min(clip_rho, pi/mu), c = lambda min(clip_c, pi/mu), log_ratio[t] = log pi(a_t|s_t) - log mu(a_t|s_t).
+    With alpha below 1 both are leaky: rho = (1 - alpha) pi/mu + alpha min(clip_rho, pi/mu), c likewise. pg never reads across the end
+    of an episode. A clip may be inf.
+    Espeholt et al. 2018, eq. 1 and sec. 4.2, Remark 1, arXiv:1802.01561
+
+    Arrays (T,) or (T, N), float32 or float64, flags bool; next_value also (N,). Returns (target, pg_advantage), each of the shape and
+    dtype of reward.
+
+    >>> vtrace([1.0, 1.0], [0.0, 2.0], 4.0, [0.0, 9.0], [False, False], [False, False], gamma=0.5)
+    (array([2.5, 3. ]), array([2.5, 1. ]))
+    """
+    args = (
+        reward,
+        value,
+        next_value,
+        log_ratio,
+        terminated,
+        truncated,
+        gamma,
+        lambda_,
+        clip_rho,
+        clip_c,
+        clip_pg_rho,
+        alpha,
+    )
+    return over_time("vtrace", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+
+
+def retrace(
+    reward: ArrayLike,
+    q_value: ArrayLike,
+    next_value: ArrayLike,
+    log_ratio: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    gamma: float | ArrayLike = 0.99,
+    lambda_: float | ArrayLike = 1.0,
+    *,
+    axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
+    out: Array | None = None,
+) -> Array:
+    """Psi 4 from steps of another policy: Retrace(lambda), an estimate of Q(s_t, a_t).
+
+      G[t] = r[t] + gamma (1 - terminated[t]) v'[t] + gamma (1 - ended[t]) c[t+1] (G[t+1] - q[t+1])
+      c[t] = lambda min(1, pi(a_t|s_t) / mu(a_t|s_t)),    log_ratio = log pi - log mu
+
+    q_value[t] is Q(s_t, a_t); next_value[t] is the expectation of Q(s', a) over pi in the state s' that step t led to, before any reset.
+    Munos et al. 2016, eq. 3 and sec. 3, arXiv:1606.02647
+
+    Arrays (T,) or (T, N), float32 or float64, flags bool; next_value in full. Returns the shape and dtype of reward.
+
+    >>> retrace([1.0, 1.0], [0.0, 2.0], [2.0, 4.0], [0.0, 0.0], [False, False], [False, False], gamma=0.5)
+    array([2.5, 3. ])
+    """
+    args = (reward, q_value, next_value, log_ratio, terminated, truncated, gamma, lambda_)
+    return over_time("retrace", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+
+
+def q_lambda(
+    reward: ArrayLike,
+    value: ArrayLike,
+    next_value: ArrayLike,
+    greedy: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    gamma: float | ArrayLike = 0.99,
+    lambda_: float | ArrayLike = 0.95,
+    *,
+    axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
+    out: Array | None = None,
+) -> Array:
+    """Psi 4 for the greedy policy: Watkins's Q(lambda), or with greedy True everywhere Peng's.
+
+      G[t] = r[t] + gamma (1 - terminated[t]) v'[t] + gamma (1 - ended[t]) c[t+1] (G[t+1] - v[t+1])
+      c[t] = lambda where a_t was greedy, else 0
+
+    value[t] is max_a Q(s_t, a), next_value[t] the same of the state that step t led to, before any reset.
+    Watkins 1989; Peng and Williams 1996, doi:10.1007/BF00114731; Sutton and Barto 2018, sec. 12.10
+
+    Arrays (T,) or (T, N), float32 or float64, flags bool; next_value also (N,). Returns the shape and dtype of reward.
+
+    >>> q_lambda([1.0, 1.0], [0.0, 2.0], 4.0, [True, False], [False, False], [False, False], gamma=0.5, lambda_=1.0)
+    array([2., 3.])
+    """
+    args = (reward, value, next_value, greedy, terminated, truncated, gamma, lambda_)
+    return over_time("q_lambda", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+
+
+def tree_backup(
+    reward: ArrayLike,
+    q_value: ArrayLike,
+    next_value: ArrayLike,
+    log_prob: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    gamma: float | ArrayLike = 0.99,
+    lambda_: float | ArrayLike = 1.0,
+    *,
+    axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
+    out: Array | None = None,
+) -> Array:
+    """Psi 4 without importance ratios: tree backup, TB(lambda), an estimate of Q(s_t, a_t).
+
+      G[t] = r[t] + gamma (1 - terminated[t]) v'[t] + gamma (1 - ended[t]) c[t+1] (G[t+1] - q[t+1])
+      c[t] = lambda pi(a_t|s_t),    log_prob = log pi(a_t|s_t)
+
+    q_value[t] is Q(s_t, a_t); next_value[t] is the expectation of Q(s', a) over pi in the state s' that step t led to, before any reset.
+    Precup, Sutton and Singh 2000; Sutton and Barto 2018, eq. 7.16; Munos et al. 2016, table 1, arXiv:1606.02647
+
+    Arrays (T,) or (T, N), float32 or float64, flags bool; next_value in full. Returns the shape and dtype of reward.
+
+    >>> tree_backup([1.0, 1.0], [0.0, 2.0], [2.0, 4.0], [0.0, -np.inf], [False, False], [False, False], gamma=0.5)
+    array([2., 3.])
+    """
+    args = (reward, q_value, next_value, log_prob, terminated, truncated, gamma, lambda_)
+    return over_time(
+        "tree_backup", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
+    )  # type: ignore[no-any-return]
+
+
+def upgo(
+    reward: ArrayLike,
+    value: ArrayLike,
+    next_value: ArrayLike,
+    terminated: ArrayLike,
+    truncated: ArrayLike,
+    gamma: float | ArrayLike = 0.99,
+    *,
+    axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
+    out: Array | None = None,
+) -> Array:
+    """Upgoing returns: the return that follows as long as it goes better than expected, else the value.
+
+      G[t] = r[t] + gamma (1 - terminated[t]) v'[t] + gamma (1 - ended[t]) c[t+1] (G[t+1] - v[t+1])
+      c[t] = 1 where r[t] + gamma (1 - terminated[t]) v'[t] >= v[t], else 0
+
+    v'[t] is the value of the state that step t led to, before any reset. upgo - value is the advantage.
+    Vinyals et al. 2019, Methods, doi:10.1038/s41586-019-1724-z
+
+    Arrays (T,) or (T, N), float32 or float64, flags bool; next_value also (N,). Returns the shape and dtype of reward.
+
+    >>> upgo([1.0, 1.0], [0.0, 2.0], 4.0, [False, False], [False, False], gamma=0.5)
+    array([2.5, 3. ])
+    """
+    args = (reward, value, next_value, terminated, truncated, gamma)
+    return over_time("upgo", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+
+
+def baselined(
+    returns: ArrayLike, baseline: ArrayLike, *, mask: ArrayLike | None = None, out: Array | None = None
+) -> Array:
     """Psi 3: returns less a baseline that does not depend on the action.
 
-      Psi[t] = G[t] - b(s_t)
+      Psi[t] = G[t] - b(s_t),    0 where the mask is False
 
+    The value of the state is a baseline; mean_baseline, leave_one_out_baseline and optimal_baseline make others.
     Schulman et al. 2016, sec. 2, expression 3, arXiv:1506.02438; Williams 1992, sec. 4
 
-    returns of any shape, float32 or float64; baseline of the same shape and dtype. Returns that shape and dtype.
+    returns of any shape, float32 or float64; baseline of the same shape and dtype; mask of that shape, bool. Returns that shape and
+    dtype.
 
     >>> baselined([3.0, 4.0], [1.0, 5.0])
     array([ 2., -1.])
@@ -213,19 +500,30 @@ def baselined(returns: ArrayLike, baseline: ArrayLike, *, out: Array | None = No
     home = at_home(returns)
     returns = as_floats("returns", returns)
     baseline = same_shape("baseline", as_floats("baseline", baseline, ("returns", returns)), "returns", returns)
-    return home(into(out, returns.shape, returns.dtype, [], lambda o: np.subtract(returns, baseline, out=o)))  # type: ignore[no-any-return]
+    where = True if mask is None else same_shape("mask", as_flags("mask", mask), "returns", returns)
+
+    def run(out: Array | None) -> Array:
+        out = np.empty(returns.shape, returns.dtype) if out is None else out
+        np.subtract(returns, baseline, out=out, where=where)
+        if mask is not None:
+            np.copyto(out, 0, where=~np.asarray(where))
+        return out
+
+    return home(into(out, returns.shape, returns.dtype, [where], run))  # type: ignore[no-any-return]
 
 
-Estimate = Callable[[Any, Any, Any, Any, Any, Any, Any, int], Array]
+Estimate = Callable[..., Array]
 
-# The taxonomy: each kind from the same seven arguments (r, v, v', terminated, truncated, gamma, lambda) and the axis.
+# The taxonomy: each kind from the same seven arguments (r, v, v', terminated, truncated, gamma, lambda) and the layout.
 _PSI: dict[str, Estimate] = {
-    "total_return": lambda r, v, nv, te, tr, g, la, axis: total_return(r, te, tr, g, axis=axis),
-    "reward_to_go": lambda r, v, nv, te, tr, g, la, axis: reward_to_go(r, nv, te, tr, g, axis=axis),
-    "baselined": lambda r, v, nv, te, tr, g, la, axis: baselined(reward_to_go(r, nv, te, tr, g, axis=axis), v),
-    "q": lambda r, v, nv, te, tr, g, la, axis: lambda_return(r, nv, te, tr, g, la, axis=axis),
-    "gae": lambda r, v, nv, te, tr, g, la, axis: gae(r, v, nv, te, tr, g, la, axis=axis),
-    "td_residual": lambda r, v, nv, te, tr, g, la, axis: td_residual(r, v, nv, te, tr, g, axis=axis),
+    "total_return": lambda r, v, nv, te, tr, g, la, **how: total_return(r, te, tr, g, **how),
+    "reward_to_go": lambda r, v, nv, te, tr, g, la, **how: reward_to_go(r, nv, te, tr, g, **how),
+    "baselined": lambda r, v, nv, te, tr, g, la, **how: baselined(
+        reward_to_go(r, nv, te, tr, g, **how), v, mask=how["mask"]
+    ),
+    "q": lambda r, v, nv, te, tr, g, la, **how: lambda_return(r, nv, te, tr, g, la, **how),
+    "gae": lambda r, v, nv, te, tr, g, la, **how: gae(r, v, nv, te, tr, g, la, **how),
+    "td_residual": lambda r, v, nv, te, tr, g, la, **how: td_residual(r, v, nv, te, tr, g, **how),
 }
 PSI = tuple(_PSI)
 
@@ -241,6 +539,10 @@ def psi(
     lambda_: float | ArrayLike = 0.95,
     *,
     axis: int = 0,
+    offsets: ArrayLike | None = None,
+    env_id: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    mask_mode: str = "skip",
 ) -> Array:
     """The taxonomy as one call: what stands beside grad log pi in the policy gradient.
 
@@ -261,4 +563,5 @@ def psi(
     """
     if kind not in _PSI:
         raise ValueError(f"kind is {kind!r}; one of {', '.join(PSI)} is wanted")
-    return _PSI[kind](reward, value, next_value, terminated, truncated, gamma, lambda_, axis)
+    how = {"axis": axis, "offsets": offsets, "env_id": env_id, "mask": mask, "mask_mode": mask_mode}
+    return _PSI[kind](reward, value, next_value, terminated, truncated, gamma, lambda_, **how)

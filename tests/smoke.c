@@ -26,39 +26,66 @@ static void set(void *array, fastpg_dtype dtype, ptrdiff_t i, double x)
         ((double *)array)[i] = x;
 }
 
-/* Rewards 1, values 0, no endings, gamma = lambda = 1/2 (exact): every scan over time has a closed form. */
-static double wanted_over_time(const char *name, ptrdiff_t steps, ptrdiff_t t)
+/* Rewards 1, values 0, log-ratios 0, clips 1, no endings, gamma = lambda = alpha = 1/2 (exact), windows of 3: every scan over time has a closed
+ * form. `left` steps follow, this one included, of `steps` in the lane. */
+static double wanted_over_time(const char *name, double steps, double left)
 {
-    const double left = (double)(steps - t);
-    if (!strcmp(name, "td_residual")) return 1;
-    if (!strcmp(name, "gae") || !strcmp(name, "gae_and_return") || !strcmp(name, "lambda_return")) return (1 - pow(0.25, left)) / 0.75;
-    if (!strcmp(name, "total_return")) return 2 * (1 - pow(0.5, (double)steps));
-    return 2 * (1 - pow(0.5, left));
+    const char *by_gamma_alone[] = {"reward_to_go", "upgo", "n_step_return"};
+    if (!strcmp(name, "td_residual") || !strcmp(name, "q_lambda")) return 1; /* greedy is false: no trace */
+    if (!strcmp(name, "total_return")) return 2 * (1 - pow(0.5, steps));
+    if (!strcmp(name, "n_step_return") && left > 3) left = 3;
+    for (int i = 0; i < 3; i++)
+        if (!strcmp(name, by_gamma_alone[i])) return 2 * (1 - pow(0.5, left));
+    return (1 - pow(0.25, left)) / 0.75;
 }
 
-static void over_time(int k, fastpg_dtype dtype, ptrdiff_t steps, ptrdiff_t lanes, int batch_major)
+enum { TIME_MAJOR, BATCH_MAJOR, PACKED, INTERLEAVED, WAYS }; /* the last two: the same lanes one after another, and step by step in turn */
+
+static void over_time(int k, fastpg_dtype dtype, ptrdiff_t steps, ptrdiff_t lanes, int way, int mask_mode)
 {
     const fastpg_kernel *kernel = fastpg_kernel_at(k);
     const ptrdiff_t item = dtype == FASTPG_F32 ? 4 : 8, n = steps * lanes;
+    const int time_inside = way == BATCH_MAJOR || way == PACKED, one_row = way == PACKED || way == INTERLEAVED;
     void *arrays[FASTPG_MAX_PARAMETERS];
     fastpg_operand operands[FASTPG_MAX_PARAMETERS];
+    int64_t *numbers = calloc((size_t)(n + lanes + 1), sizeof *numbers);
+    fastpg_layout layout = {.mask_mode = (fastpg_mask_mode)(mask_mode < 0 ? 0 : mask_mode)};
+    if (way == PACKED) {
+        for (ptrdiff_t b = 0; b <= lanes; b++) numbers[b] = b * steps;
+        layout.offsets = numbers;
+        layout.sequences = lanes;
+    } else if (way == INTERLEAVED) {
+        for (ptrdiff_t i = 0; i < n; i++) numbers[i] = i % lanes;
+        layout.env_id = numbers;
+        layout.envs = lanes;
+        layout.memory = malloc(fastpg_env_bytes(dtype, lanes));
+    }
+    const ptrdiff_t stride0 = time_inside || one_row ? 1 : lanes, stride1 = one_row ? 0 : time_inside ? steps : 1;
+    /* A mask that leaves out the first step of each lane: what follows is as if the lane were shorter. */
+    const ptrdiff_t gone = mask_mode >= 0 && steps > 1;
+    uint8_t *mask = malloc((size_t)n);
+    for (ptrdiff_t i = 0; i < n; i++) mask[i] = !gone || (time_inside ? i % steps : i / lanes) > 0;
+    if (mask_mode >= 0) layout.mask = (fastpg_operand){(char *)mask, stride0, stride1, NULL, 0};
     for (int i = 0; i < kernel->n_parameters; i++) {
         const fastpg_parameter *p = &kernel->parameters[i];
-        const ptrdiff_t size = p->kind == FASTPG_FLAG ? 1 : item, count = p->kind == FASTPG_SCALAR ? 1 : n;
+        const int scalar = p->kind == FASTPG_SCALAR || p->kind == FASTPG_NUMBER || p->kind == FASTPG_COUNT;
+        const ptrdiff_t size = p->kind == FASTPG_FLAG ? 1 : p->kind == FASTPG_COUNT ? 8 : item, count = scalar ? 1 : n;
         arrays[i] = calloc((size_t)count, (size_t)size);
-        operands[i] = (fastpg_operand){arrays[i], batch_major ? size : lanes * size, batch_major ? steps * size : size, NULL, 0};
-        if (p->kind == FASTPG_SCALAR) {
-            operands[i].stride0 = operands[i].stride1 = 0;
-            set(arrays[i], dtype, 0, 0.5);
-        }
+        operands[i] = (fastpg_operand){arrays[i], scalar ? 0 : stride0 * size, scalar ? 0 : stride1 * size, NULL, 0};
+        if (p->kind == FASTPG_COUNT) *(int64_t *)arrays[i] = 3;
+        else if (scalar) set(arrays[i], dtype, 0, p->kind == FASTPG_SCALAR ? 0.5 : 1);
         if (!strcmp(p->name, "reward"))
             for (ptrdiff_t j = 0; j < n; j++) set(arrays[i], dtype, j, 1);
     }
-    expect(fastpg_run(k, dtype, operands, steps, lanes) == -1, "refused", kernel->name, steps, lanes);
+    const fastpg_layout *chosen = one_row || mask_mode >= 0 ? &layout : NULL;
+    expect(fastpg_run(k, dtype, operands, one_row ? n : steps, one_row ? 1 : lanes, chosen) == -1, "refused", kernel->name, steps, lanes);
     for (int i = 0; i < kernel->n_parameters; i++) {
         if (kernel->parameters[i].kind == FASTPG_OUT)
             for (ptrdiff_t j = 0; j < n; j++) {
-                const double want = wanted_over_time(kernel->name, steps, batch_major ? j % steps : j / lanes);
+                const ptrdiff_t t = time_inside ? j % steps : j / lanes;
+                /* A step of reward 0 before them all halves the return of the whole episode. */
+                const double halved = !strcmp(kernel->name, "total_return") && gone && mask_mode == FASTPG_ZERO ? 0.5 : 1;
+                const double want = mask[j] ? halved * wanted_over_time(kernel->name, (double)(steps - gone), (double)(steps - t)) : 0;
                 if (fabs(get(arrays[i], dtype, j) - want) > 1e-6) {
                     expect(0, kernel->parameters[i].name, kernel->name, steps, lanes);
                     break;
@@ -66,6 +93,9 @@ static void over_time(int k, fastpg_dtype dtype, ptrdiff_t steps, ptrdiff_t lane
             }
     }
     for (int i = 0; i < kernel->n_parameters; i++) free(arrays[i]);
+    free(mask);
+    free(numbers);
+    free(layout.memory);
 }
 
 /* Equal logits, weight 1, uniform 0: the policy is uniform, the first action is drawn. */
@@ -96,7 +126,7 @@ static void over_rows(int k, fastpg_dtype dtype, ptrdiff_t rows, ptrdiff_t actio
         if (!strcmp(p->name, "weight"))
             for (ptrdiff_t j = 0; j < rows; j++) set(arrays[i], dtype, j, 1);
     }
-    expect(fastpg_run(k, dtype, operands, rows, actions) == -1, "refused", kernel->name, rows, actions);
+    expect(fastpg_run(k, dtype, operands, rows, actions, NULL) == -1, "refused", kernel->name, rows, actions);
     for (int i = 0; i < kernel->n_parameters; i++) {
         const fastpg_parameter *p = &kernel->parameters[i];
         for (ptrdiff_t j = 0; p->kind == FASTPG_OUT && j < (p->per_row ? rows : rows * actions); j++)
@@ -107,7 +137,7 @@ static void over_rows(int k, fastpg_dtype dtype, ptrdiff_t rows, ptrdiff_t actio
         for (ptrdiff_t j = 0; p->kind == FASTPG_OUT_INDEX && j < rows; j++) expect(((int64_t *)arrays[i])[j] == 0, p->name, kernel->name, rows, actions);
         if (p->kind == FASTPG_INDEX) { /* an action out of range is refused before anything is read */
             ((int64_t *)arrays[i])[rows - 1] = actions;
-            expect(fastpg_run(k, dtype, operands, rows, actions) == rows - 1, "action out of range accepted", kernel->name, rows, actions);
+            expect(fastpg_run(k, dtype, operands, rows, actions, NULL) == rows - 1, "action out of range accepted", kernel->name, rows, actions);
         }
     }
     for (int i = 0; i < kernel->n_parameters; i++) free(arrays[i]);
@@ -128,13 +158,21 @@ int main(int argc, char **argv)
             for (int dtype = 0; dtype < FASTPG_DTYPES; dtype++)
                 for (int i = 0; i < SIZES; i++)
                     for (int j = 0; j < SIZES; j++)
-                        for (int way = 0; way < 2; way++) {
+                        for (int way = 0; way < WAYS; way++) {
                             if (sizes[i] * sizes[j] > 150000 || (only_large && sizes[i] * sizes[j] < 65536)) continue;
-                            if (fastpg_kernel_at(k)->family == FASTPG_TIME)
-                                over_time(k, (fastpg_dtype)dtype, sizes[i], sizes[j], way);
-                            else
+                            const ptrdiff_t most = way < 2 ? 150000 : 10000; /* the sanitizers are slow */
+                            if (sizes[i] * sizes[j] > most && !only_large) continue;
+                            if (fastpg_kernel_at(k)->family == FASTPG_TIME) {
+                                /* A window kernel cannot look ahead by lane: its caller lines the steps up. */
+                                const int window = !strcmp(fastpg_kernel_at(k)->name, "n_step_return");
+                                for (int mode = -1; mode < 3; mode++, runs++)
+                                    if (mode >= 0 && !only_large && sizes[i] * sizes[j] > 5000) continue;
+                                    else if (!window || (way != INTERLEAVED && mode != FASTPG_SKIP))
+                                        over_time(k, (fastpg_dtype)dtype, sizes[i], sizes[j], way, mode);
+                            } else if (way < 2) {
                                 over_rows(k, (fastpg_dtype)dtype, sizes[i], sizes[j], way);
-                            runs++;
+                                runs++;
+                            }
                         }
     }
     expect(fastpg_isa_use("none such") == -1, "unknown instruction set accepted", "fastpg_isa_use", 0, 0);

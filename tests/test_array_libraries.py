@@ -57,13 +57,35 @@ def test_torch_tensors_that_cannot_be_read_are_named_and_out_is_filled_in_place(
     x = torch.ones(4, requires_grad=True)
     with pytest.raises(TypeError, match="reward cannot be read as an array: .*grad"):
         fastpg.reward_to_go(x)
-    with pytest.raises(TypeError, match="reward cannot be read as an array"):
-        fastpg.reward_to_go(torch.ones(4, dtype=torch.bfloat16))
     out = torch.zeros(4)
     assert fastpg.reward_to_go(torch.ones(4), gamma=0.0, out=out) is out
     assert out.tolist() == [1.0] * 4
     assert isinstance(fastpg.baselined(out, out), torch.Tensor)
     assert fastpg.psi("gae", *[out] * 3, *[out > 2] * 2).dtype == torch.float32
+
+
+@pytest.mark.parametrize("library", [torch_like, jax_like])
+@pytest.mark.parametrize("half", ["float16", "bfloat16"])
+def test_half_precision_is_computed_and_answered_in_float32(library, half, rng):
+    to, kind = library()
+    module = __import__("torch") if library is torch_like else __import__("jax.numpy").numpy
+    x = rng.standard_normal((3, 20, 4)).astype(np.float32)
+    terminated = rng.random((20, 4)) < 0.1
+    narrow = [to(a).to(getattr(module, half)) if library is torch_like else to(a).astype(half) for a in x]
+    wide = [np.asarray(a.float() if library is torch_like else a.astype("float32")) for a in narrow]
+    flags = to(terminated), to(terminated)
+    got = fastpg.gae(*narrow, *flags)
+    assert isinstance(got, kind) and np.asarray(got).dtype == np.float32
+    np.testing.assert_array_equal(np.asarray(got), fastpg.gae(*wide, terminated, terminated))
+    mixed = fastpg.gae(to(x[0]), *narrow[1:], *flags)  # values of a 16-bit critic beside rewards in float32
+    np.testing.assert_array_equal(np.asarray(mixed), fastpg.gae(x[0], *wide[1:], terminated, terminated))
+
+
+def test_numpy_half_precision_is_computed_in_float32():
+    got = fastpg.reward_to_go(np.array([1.0, 2.0, 4.0], np.float16), gamma=0.5)
+    assert got.dtype == np.float32
+    np.testing.assert_array_equal(got, [3, 4, 4])
+    assert fastpg.baselined(np.zeros(2), np.ones(2, np.float16)).dtype == np.float64
 
 
 @pytest.mark.parametrize("actions", [2, 18, 200])

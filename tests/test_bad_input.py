@@ -42,7 +42,7 @@ def test_unequal_shapes(case):
 
 @named(TIME)
 @pytest.mark.parametrize(
-    "dtype", [np.int64, np.int8, np.bool_, np.float16, np.longdouble, np.complex128, object, "U3", "M8[s]"]
+    "dtype", [np.int64, np.int8, np.bool_, np.longdouble, np.complex128, object, "U3", "M8[s]"]
 )
 def test_rewards_that_are_not_float32_or_float64(case, dtype):
     refuses(case, TypeError, "reward has dtype", {"reward": np.zeros((6, 4)).astype(dtype)})
@@ -166,7 +166,7 @@ def test_a_truncated_step_above_the_last_row_needs_its_own_next_value():
         fastpg.reward_to_go(r, last, no, cut)
     with pytest.raises(ValueError, match="truncated is set at step 3"):
         fastpg.reward_to_go(r[:, 1], 0.0, None, cut[:, 1])
-    with pytest.raises(ValueError, match="lambda_return reads V of the next state at every step"):
+    with pytest.raises(ValueError, match="lambda_return reads V of the next state at other steps too"):
         fastpg.lambda_return(r, last, no, no)
     with pytest.raises(
         ValueError, match=r"next_value has shape \(5,\), but reward has \(5, 2\); \(5, 2\) is wanted, or \(2,\)"
@@ -174,7 +174,7 @@ def test_a_truncated_step_above_the_last_row_needs_its_own_next_value():
         fastpg.gae(r, v, np.zeros(5), no, no)
 
 
-@named([c for c in CASES if c.name not in ("gae_and_return", "categorical.sample", "categorical.mode")])
+@named([c for c in CASES if c.name not in ("gae_and_return", "vtrace", "categorical.sample", "categorical.mode")])
 def test_wrong_out(case):
     right = case.call(arguments(case))
     refuses(case, ValueError, "out has shape", {}, out=np.zeros((3, 3)))
@@ -196,7 +196,7 @@ def test_logits_of_wrong_rank_or_dtype(case):
         {"logits": np.float64(1)},
     )
     refuses(case, ValueError, r"logits has shape \(6, 0\)", {"logits": np.zeros((6, 0))})
-    for dtype in (np.int64, np.float16, bool, object, complex):
+    for dtype in (np.int64, np.longdouble, bool, object, complex):
         refuses(case, TypeError, "logits has dtype", {"logits": np.zeros((6, 4)).astype(dtype)})
 
 

@@ -54,11 +54,16 @@ def test_stretches_of_time_are_repaired_to_the_last_bit(gamma, lambda_, ends, sh
         np.nan if reward.ndim == 1 else 1.0
     )  # a NaN in the last row travels through every stretch that nothing ends
     args = (reward, value, next_value, terminated, truncated, gamma, lambda_)
-    np.testing.assert_array_equal(fastpg.gae(*args), reference.gae(*args))
-    got = fastpg.gae_and_return(*args)
-    np.testing.assert_array_equal(got[1], reference.gae_and_return(*args)[1])
-    got = fastpg.total_return(reward, terminated, truncated, gamma)
-    np.testing.assert_array_equal(got, reference.total_return(reward, terminated, truncated, gamma))
+    for call in (
+        lambda: fastpg.gae(*args),
+        lambda: fastpg.gae_and_return(*args)[1],
+        lambda: fastpg.total_return(reward, terminated, truncated, gamma),
+        lambda: fastpg.vtrace(reward, value, next_value, value / 4, terminated, truncated, gamma, lambda_)[1],
+        lambda: fastpg.retrace(reward, value, next_value, value / 4, terminated, truncated, gamma, lambda_),
+    ):
+        np.testing.assert_array_equal(call(), single(call))
+    if len(shape) > 1:
+        np.testing.assert_array_equal(fastpg.gae(*args), reference.gae(*args))
 
 
 @pytest.mark.parametrize("shape", [BY_LANES, BY_TIME])
