@@ -9,7 +9,9 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastpg import policy, returns, threads
+from fastpg import baselines, normalization, policy, returns, threads
+from fastpg.baselines import *  # noqa: F403
+from fastpg.normalization import *  # noqa: F403
 from fastpg.policy import *  # noqa: F403
 from fastpg.returns import *  # noqa: F403
 from fastpg.threads import *  # noqa: F403
@@ -19,7 +21,15 @@ if TYPE_CHECKING:
     from fastpg.steps import scan as scan
 
 __version__ = "0.1.0"
-__all__ = [*returns.__all__, *policy.__all__, *threads.__all__, "scan", "steps"]
+__all__ = [
+    *returns.__all__,
+    *baselines.__all__,
+    *normalization.__all__,
+    *policy.__all__,
+    *threads.__all__,
+    "scan",
+    "steps",
+]
 
 
 def __getattr__(name: str) -> Any:  # Numba takes longer to import than all the rest: only on first use

@@ -401,6 +401,67 @@ def baselined(returns: Array, baseline: Array) -> Array:
     return returns - baseline
 
 
+def moments(x: Array, *, mask: Any = None, weight: Any = None, axis: Any = None) -> tuple[Any, Any, Any]:
+    x64, w = x.astype(float), np.ones(x.shape) if weight is None else weight.astype(float)
+    if mask is not None:
+        x64, w = np.where(mask, x64, 0), np.where(mask, w, 0)
+    count = w.sum(axis=axis, keepdims=True)
+    mean = (w * x64).sum(axis=axis, keepdims=True) / np.where(count == 0, 1, count)
+    m2 = (w * (x64 - mean) ** 2).sum(axis=axis, keepdims=True)
+    count, mean, m2 = (field.squeeze(axis) for field in (count, mean, m2))
+    return count, mean, m2
+
+
+def whiten(
+    x: Array,
+    *,
+    mask: Any = None,
+    weight: Any = None,
+    center: bool = True,
+    scale: bool = True,
+    ddof: float = 1,
+    eps: float = 1e-8,
+    eps_in: str = "std",
+    axis: Any = None,
+    moments: Any = None,
+) -> Array:
+    count, mean, m2 = _moments(x, mask=mask, weight=weight, axis=axis) if moments is None else moments
+    if axis is not None:
+        count, mean, m2 = (np.expand_dims(field, axis) for field in (count, mean, m2))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = m2 / (count - ddof)
+        divisor = np.sqrt(variance) + eps if eps_in == "std" else np.sqrt(variance + eps)
+        y = (x.astype(float) - (mean if center else 0)) / (divisor if scale else 1)
+        y = np.where((divisor == 0) | (count <= ddof), 0, y) if scale else y
+    return (y if mask is None else np.where(mask, y, 0)).astype(x.dtype)
+
+
+_moments = moments
+
+
+def mean_baseline(returns: Array, *, axis: Any = None, mask: Any = None, weight: Any = None) -> Array:
+    mean = moments(returns, mask=mask, weight=weight, axis=axis)[1]
+    b = np.broadcast_to(mean if axis is None else np.expand_dims(mean, axis), returns.shape)
+    return (b if mask is None else np.where(mask, b, 0)).astype(returns.dtype)
+
+
+def leave_one_out_baseline(returns: Array, *, axis: Any = None, mask: Any = None, singleton: Any = None) -> Array:
+    there = np.ones(returns.shape, bool) if mask is None else mask
+    along = range(returns.ndim) if axis is None else [k % returns.ndim for k in np.atleast_1d(axis)]
+    b = np.zeros(returns.shape)
+    for i in map(tuple, np.argwhere(there)):
+        line = tuple(slice(None) if k in along else i[k] for k in range(returns.ndim))
+        others = there.copy()
+        others[i] = False
+        rest = returns[line][others[line]]
+        b[i] = rest.mean(dtype=float) if len(rest) else returns[i] if singleton is None else singleton
+    return b.astype(returns.dtype)
+
+
+def optimal_baseline(returns: Array, score_squared: Array, *, axis: Any = None, mask: Any = None) -> Array:
+    return mean_baseline(returns, axis=axis, mask=mask, weight=score_squared)
+
+
 class categorical:
     """pi(a) = softmax(logits)[a] over the legal actions."""
 

@@ -14,6 +14,9 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 FLOORS = {
     "_check": {"_core"},
     "returns": {"_check"},
+    "_moments": {"_check"},
+    "baselines": {"_check", "_moments"},
+    "normalization": {"_check", "_moments", "returns"},
     "policy": {"_check", "policy"},
     "threads": {"_core"},
     "steps": {"_check", "_core", "_numba"},
@@ -26,7 +29,7 @@ FLOORS = {
     "adapters": {"", "adapters", "envs", "train"},
     "cli": {"", "_core", "adapters", "train", "envs", "nets", "testing"},
     "__main__": {"cli"},
-    "": {"policy", "returns", "steps", "threads"},
+    "": {"baselines", "normalization", "policy", "returns", "steps", "threads"},
 }
 CORE = {"numpy", "scipy", "numba", "llvmlite"}
 
@@ -89,7 +92,7 @@ def test_importing_fastpg_imports_neither_numba_nor_any_extra():
 
 
 def test_every_public_name_is_documented_with_an_example():
-    modules = [fastpg.returns, fastpg.categorical]
+    modules = [fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.categorical]
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)
