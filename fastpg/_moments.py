@@ -42,16 +42,15 @@ def moments_of(x: Array, mask: Array | None, weight: Array | None, axes: tuple[i
     """Floats for axes None, else arrays that keep the axes they ran over, of length 1."""
     if x.ndim == 0:
         x, mask, weight = (None if a is None else a.reshape(1) for a in (x, mask, weight))  # type: ignore[assignment]
-    room = min(x.size, BLOCK)
-    scratch = np.empty((1 + (mask is not None or weight is not None) + (weight is not None), room))
+    scratch = _scratch(x, mask, weight, axes)
     whole = Moments(0.0, 0.0, 0.0)
     if axes is not None:
         shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
         whole = Moments(np.zeros(shape), np.zeros(shape), np.zeros(shape))
     with np.errstate(invalid="ignore", over="ignore"):
         for block in blocks(x.shape):
-            part = [None if a is None else a[block] for a in (x, mask, weight)]
-            found = _block_moments(part, scratch, axes)
+            m, w = (None if a is None else a[block] for a in (mask, weight))
+            found, _ = _block_moments(x[block], m, w, scratch, axes)
             if axes is None:
                 whole = merged(whole, found)
             else:
@@ -61,11 +60,27 @@ def moments_of(x: Array, mask: Array | None, weight: Array | None, axes: tuple[i
     return whole
 
 
-def _block_moments(part: list[Any], scratch: Array, axes: tuple[int, ...] | None) -> Moments:
-    x, mask, weight = part
-    d = scratch[0, : x.size].reshape(x.shape)  # x, then its deviations
+def moments_and_deviations(
+    x: Array, mask: Array | None, weight: Array | None, axes: tuple[int, ...] | None
+) -> tuple[Moments, Any, Array]:
+    """Of one block, 1 to BLOCK items: its moments, the mean as far as it has been taken off, and what that left."""
+    scratch = _scratch(x, mask, weight, axes)
+    found, rough = _block_moments(x, mask, weight, scratch, axes)
+    return found, rough, scratch[0].reshape(x.shape)
+
+
+def _scratch(x: Array, mask: Array | None, weight: Array | None, axes: tuple[int, ...] | None) -> Array:
+    """Room for a block and its deviations; for its selector, then its weighted or squared deviations; for its weights."""
+    second = mask is not None or weight is not None or axes is not None
+    return np.empty((1 + second + (weight is not None), min(x.size, BLOCK)))
+
+
+def _block_moments(
+    x: Array, mask: Array | None, weight: Array | None, scratch: Array, axes: tuple[int, ...] | None
+) -> tuple[Moments, Any]:
+    d = scratch[0, : x.size].reshape(x.shape)
     np.copyto(d, x)
-    keep = w = None
+    keep, w, wd = None, None, d
     if mask is not None:
         keep = selector(mask, scratch[1])
         zero_but(keep, d)
@@ -74,30 +89,30 @@ def _block_moments(part: list[Any], scratch: Array, axes: tuple[int, ...] | None
         np.copyto(w, weight)
         if keep is not None:
             zero_but(keep, w)
-        keep = None  # a weight of 0 does it from here, and the product takes its place
+            keep = None  # a weight of 0 does the same from here
         wd = scratch[1, : x.size].reshape(x.shape)
+        np.multiply(d, w, out=wd)
         count = _sum(w, axes)
-        total = _sum(np.multiply(d, w, out=wd), axes)
+    elif axes is None:
+        count = float(x.size if mask is None else np.count_nonzero(mask))
     else:
-        if axes is None:
-            count = float(x.size if mask is None else np.count_nonzero(mask))
-        else:
-            over = np.broadcast_to(True, x.shape) if mask is None else mask
-            count = np.add.reduce(over, axis=axes, keepdims=True, dtype=np.float64)
-        wd = d
-        total = _sum(d, axes)
+        over = np.broadcast_to(True, x.shape) if mask is None else mask
+        count = np.add.reduce(over, axis=axes, keepdims=True, dtype=np.float64)
     divisor = count + (count == 0)  # nothing counted: every sum is 0
-    rough = total / divisor
+    rough = _sum(wd, axes) / divisor
     d -= rough
     if keep is not None:
         zero_but(keep, d)
     if w is not None:
         np.multiply(d, w, out=wd)
     rest = _sum(wd, axes)
-    square = _dot(wd.reshape(-1), d.reshape(-1)) if axes is None else _sum(np.multiply(wd, d, out=d), axes)
     # The mean of equal items is exact: what rounding left in `rough`, `rest` takes out to the last bit.
-    m2 = square - rest * rest / divisor
-    return Moments(count, rough + rest / divisor, np.maximum(m2, 0.0) if axes is not None else 0.0 if m2 < 0 else m2)
+    mean = rough + rest / divisor
+    if axes is None:
+        m2 = _dot(wd.reshape(-1), d.reshape(-1)) - rest * rest / divisor
+        return Moments(count, mean, 0.0 if m2 < 0 else m2), rough
+    squares = np.multiply(wd, d, out=scratch[1, : x.size].reshape(x.shape))
+    return Moments(count, mean, np.maximum(_sum(squares, axes) - rest * rest / divisor, 0.0)), rough
 
 
 def merged(a: Moments, b: Moments) -> Moments:

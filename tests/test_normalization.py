@@ -108,9 +108,13 @@ def test_whiten_agrees_with_torch(rng):
         np.testing.assert_allclose(got, (x - x.mean()) / (x.std() + 1e-8), rtol=1e-12, atol=1e-13)
         got = whiten(x, axis=0, eps_in="variance")
         np.testing.assert_allclose(got, (x - x.mean(0)) * torch.rsqrt(x.var(0) + 1e-8), rtol=1e-12, atol=1e-13)
-        count, mean, m2 = moments(x, axis=0)
-        assert isinstance(mean, torch.Tensor)
-        np.testing.assert_allclose(whiten(x, moments=moments(x, axis=0), axis=0), whiten(x, axis=0), rtol=0)
+        np.testing.assert_allclose(
+            whiten(x, moments=moments(x, axis=0), axis=0), whiten(x, axis=0), rtol=1e-14, atol=1e-15
+        )
+        out = torch.empty_like(x)
+        assert whiten(x, out=out) is out
+        np.testing.assert_array_equal(out, whiten(x))
+    assert all(isinstance(field, torch.Tensor) for field in moments(x, axis=0))
 
 
 @DTYPES
