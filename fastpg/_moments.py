@@ -1,7 +1,7 @@
 """Moments in blocks: the engine under `normalization` and `baselines`.
 
-Sums are float64, over deviations from a mean already subtracted. Blocks go in C order whatever the strides, so that equal arrays give
-equal bits, and nothing larger than a block is ever allocated.
+Sums are float64, over deviations from a mean already subtracted. Over all axes they run in csrc/statistics.h, over some in NumPy, a
+block at a time: nothing larger is ever allocated.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastpg import _core, _statistics
 from fastpg._check import as_axis, as_flags, as_floats, same_shape
 
 Array = NDArray[Any]
 Axis = int | tuple[int, ...] | None
 
 BLOCK = 1 << 15  # items in float64: 256 KB a scratch row, of which there are at most three
-PIECE = 1 << 13  # below OpenBLAS's threshold for threads in a dot product (10,000), whose number would change the sum
 
 
 class Moments(NamedTuple):
@@ -40,45 +40,40 @@ class Moments(NamedTuple):
 
 def moments_of(x: Array, mask: Array | None, weight: Array | None, axes: tuple[int, ...] | None) -> Moments:
     """Floats for axes None, else arrays that keep the axes they ran over, of length 1."""
-    if x.ndim == 0:
-        x, mask, weight = (None if a is None else a.reshape(1) for a in (x, mask, weight))  # type: ignore[assignment]
-    scratch = _scratch(x, mask, weight, axes)
-    whole = Moments(0.0, 0.0, 0.0)
-    if axes is not None:
-        shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
-        whole = Moments(np.zeros(shape), np.zeros(shape), np.zeros(shape))
+    if axes is None:
+        state = (0.0, 0.0, 0.0)
+        for part, m, w in _contiguous(x, mask, weight):
+            state = _statistics.moments(_core.isa(), part, m, w, state)
+        return Moments(*state)
+    # A block and its deviations; its selector, then its weighted or squared deviations; its weights.
+    scratch = np.empty((2 + (weight is not None), min(x.size, BLOCK)))
+    shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
+    whole = Moments(np.zeros(shape), np.zeros(shape), np.zeros(shape))
     with np.errstate(invalid="ignore", over="ignore"):
         for block in blocks(x.shape):
             m, w = (None if a is None else a[block] for a in (mask, weight))
-            found, _ = _block_moments(x[block], m, w, scratch, axes)
-            if axes is None:
-                whole = merged(whole, found)
-            else:
-                kept = tuple(slice(None) if k in axes else s for k, s in enumerate(block))
-                for field, value in zip(whole, merged(Moments(*(f[kept] for f in whole)), found), strict=True):
-                    field[kept] = value
+            found = _block_moments(x[block], m, w, scratch, axes)
+            kept = tuple(slice(None) if k in axes else s for k, s in enumerate(block))
+            for field, value in zip(whole, merged(Moments(*(f[kept] for f in whole)), found), strict=True):
+                field[kept] = value
     return whole
 
 
-def moments_and_deviations(
-    x: Array, mask: Array | None, weight: Array | None, axes: tuple[int, ...] | None
-) -> tuple[Moments, Any, Array]:
-    """Of one block, 1 to BLOCK items: its moments, the mean as far as it has been taken off, and what that left."""
-    scratch = _scratch(x, mask, weight, axes)
-    found, rough = _block_moments(x, mask, weight, scratch, axes)
-    return found, rough, scratch[0].reshape(x.shape)
-
-
-def _scratch(x: Array, mask: Array | None, weight: Array | None, axes: tuple[int, ...] | None) -> Array:
-    """Room for a block and its deviations; for its selector, then its weighted or squared deviations; for its weights."""
-    second = mask is not None or weight is not None or axes is not None
-    return np.empty((1 + second + (weight is not None), min(x.size, BLOCK)))
+def _contiguous(*arrays: Array | None) -> Iterator[tuple[Any, ...]]:
+    """The arrays as they are where all are contiguous, else copies of a block at a time."""
+    if all(a is None or a.flags.c_contiguous for a in arrays):
+        yield arrays
+        return
+    shape = next(a.shape for a in arrays if a is not None)
+    for block in blocks(shape):
+        yield tuple(None if a is None else np.ascontiguousarray(a[block]) for a in arrays)
 
 
 def _block_moments(
-    x: Array, mask: Array | None, weight: Array | None, scratch: Array, axes: tuple[int, ...] | None
-) -> tuple[Moments, Any]:
-    d = scratch[0, : x.size].reshape(x.shape)
+    x: Array, mask: Array | None, weight: Array | None, scratch: Array, axes: tuple[int, ...]
+) -> Moments:
+    """csrc/statistics.h has the same, for axes None."""
+    d, other = (row[: x.size].reshape(x.shape) for row in scratch[:2])
     np.copyto(d, x)
     keep, w, wd = None, None, d
     if mask is not None:
@@ -90,11 +85,8 @@ def _block_moments(
         if keep is not None:
             zero_but(keep, w)
             keep = None  # a weight of 0 does the same from here
-        wd = scratch[1, : x.size].reshape(x.shape)
-        np.multiply(d, w, out=wd)
+        wd = np.multiply(d, w, out=other)
         count = _sum(w, axes)
-    elif axes is None:
-        count = float(x.size if mask is None else np.count_nonzero(mask))
     else:
         over = np.broadcast_to(True, x.shape) if mask is None else mask
         count = np.add.reduce(over, axis=axes, keepdims=True, dtype=np.float64)
@@ -104,15 +96,11 @@ def _block_moments(
     if keep is not None:
         zero_but(keep, d)
     if w is not None:
-        np.multiply(d, w, out=wd)
+        np.multiply(d, w, out=other)
     rest = _sum(wd, axes)
     # The mean of equal items is exact: what rounding left in `rough`, `rest` takes out to the last bit.
-    mean = rough + rest / divisor
-    if axes is None:
-        m2 = _dot(wd.reshape(-1), d.reshape(-1)) - rest * rest / divisor
-        return Moments(count, mean, 0.0 if m2 < 0 else m2), rough
-    squares = np.multiply(wd, d, out=scratch[1, : x.size].reshape(x.shape))
-    return Moments(count, mean, np.maximum(_sum(squares, axes) - rest * rest / divisor, 0.0)), rough
+    m2 = _sum(np.multiply(wd, d, out=other), axes) - rest * rest / divisor
+    return Moments(count, rough + rest / divisor, np.maximum(m2, 0.0))
 
 
 def merged(a: Moments, b: Moments) -> Moments:
@@ -160,15 +148,45 @@ def zero_but(keep: Array, values: Array) -> None:
     np.bitwise_and(bits, keep, out=bits)
 
 
-def _sum(values: Array, axes: tuple[int, ...] | None) -> Any:
-    return float(np.add.reduce(values, axis=None)) if axes is None else np.add.reduce(values, axis=axes, keepdims=True)
+def _sum(values: Array, axes: tuple[int, ...]) -> Any:
+    return np.add.reduce(values, axis=axes, keepdims=True)
 
 
-def _dot(a: Array, b: Array) -> float:
-    """Through BLAS, half the time of einsum, in pieces that it never splits among threads."""
-    whole = a.size - a.size % PIECE
-    pieces = np.vecdot(a[:whole].reshape(-1, PIECE), b[:whole].reshape(-1, PIECE)).sum() if whole else 0.0
-    return float(pieces + np.dot(a[whole:], b[whole:]))
+def apply(x: Array, mask: Array | None, mean: Any, divisor: Any, out: Array) -> None:
+    """(x - mean) / divisor into out, in float64 until then, and 0 where the mask is not set; both floats, or both arrays with axes of
+    length 1. out may be x."""
+    factor = 1 / divisor
+    if isinstance(divisor, float):
+        divide = not factor < math.inf  # a divisor below 1e-308 has no reciprocal
+        by = divisor if divide else factor
+        if out.flags.carray and x.flags.c_contiguous and (mask is None or mask.flags.c_contiguous):
+            _statistics.whiten(_core.isa(), x, mask, mean, by, divide, out)
+            return
+        for block in blocks(x.shape):
+            part = np.ascontiguousarray(x[block])
+            made = np.empty(part.shape, out.dtype)
+            _statistics.whiten(
+                _core.isa(), part, None if mask is None else np.ascontiguousarray(mask[block]), mean, by, divide, made
+            )
+            out[block] = made
+        return
+    divide = not (factor < np.inf).all()
+    inside = out.dtype == np.float64
+    room = min(x.size, BLOCK)
+    scratch, bits = np.empty(0 if inside else room), np.empty(0 if mask is None else room)
+    for block in blocks(x.shape):
+        target = out[block]
+        y = target if inside else scratch[: target.size].reshape(target.shape)
+        np.copyto(y, x[block])
+        y -= of_block(mean, block)
+        if divide:
+            y /= of_block(divisor, block)
+        else:
+            y *= of_block(factor, block)
+        if mask is not None:
+            zero_but(selector(mask[block], bits), y)
+        if not inside:
+            np.copyto(target, y, casting="same_kind")
 
 
 # --- arguments

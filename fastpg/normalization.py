@@ -24,15 +24,11 @@ from fastpg._moments import (
     BLOCK,
     Axis,
     Moments,
+    apply,
     arguments,
     axes_of,
-    blocks,
     merged,
-    moments_and_deviations,
     moments_of,
-    of_block,
-    selector,
-    zero_but,
 )
 from fastpg.returns import reward_to_go
 
@@ -134,24 +130,10 @@ def whiten(
     if eps_in not in ("std", "variance"):
         raise ValueError(f"eps_in is {eps_in!r}; one of std, variance is wanted")
     made, target = _target(out, x, mask)
-    mean: Any = None
-    held: Array | None = None
-    found = Moments(0.0, 0.0, 0.0)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        if moments is not None:
-            found = _given(moments, x.shape, axes)
-        elif center and x.ndim and 0 < x.size <= BLOCK:
-            found, taken, held = moments_and_deviations(x, mask, weight, axes)
-            mean = found.mean - taken
-        elif center or scale:
-            found = moments_of(x, mask, weight, axes)
-        if center and held is None:
-            mean = found.mean
-        divisor = _divisor(found, ddof, eps, eps_in) if scale else None
-        if x.ndim:
-            _apply(x, mask, mean, divisor, made, held)
-        else:
-            _apply(x.reshape(1), None if mask is None else mask.reshape(1), mean, divisor, made.reshape(1), None)
+        found = moments_of(x, mask, weight, axes) if moments is None else _given(moments, x.shape, axes)
+        one = 1.0 if axes is None else np.ones(found.count.shape)
+        apply(x, mask, found.mean if center else one * 0, _divisor(found, ddof, eps, eps_in) if scale else one, made)
     if target is None:
         return home(made)  # type: ignore[no-any-return]
     if made is not target:
@@ -197,33 +179,6 @@ def _divisor(found: Moments, ddof: float, eps: float, eps_in: str) -> Any:
     variance = np.divide(m2, count - ddof, out=np.full(m2.shape, np.inf), where=count > ddof)
     divisor = np.sqrt(variance + eps) if eps_in == "variance" else np.sqrt(variance) + eps
     return np.where(divisor == 0, np.inf, divisor)
-
-
-def _apply(x: Array, mask: Array | None, mean: Any, divisor: Any, out: Array, held: Array | None) -> None:
-    """(x - mean) / divisor into out, in float64 until then; from `held` where that has some of the mean off x already."""
-    inside = held is None and out.dtype == np.float64
-    room = min(x.size, BLOCK)
-    scratch, bits = np.empty(0 if inside else room), np.empty(0 if mask is None else room)
-    factor = None if divisor is None else 1 / divisor
-    # A divisor below 1e-308 has no reciprocal, NaN none to compare.
-    divide = factor is not None and not (factor < np.inf if isinstance(factor, float) else (factor < np.inf).all())
-    for block in blocks(x.shape):
-        target = out[block]
-        if held is not None:
-            y = held
-        else:
-            y = target if inside else scratch[: target.size].reshape(target.shape)
-            np.copyto(y, x[block])
-        if mean is not None:
-            y -= of_block(mean, block)
-        if divide:
-            y /= of_block(divisor, block)
-        elif factor is not None:
-            y *= of_block(factor, block)
-        if mask is not None:
-            zero_but(selector(mask[block], bits), y)
-        if y is not target:
-            np.copyto(target, y, casting="same_kind")
 
 
 # How a running return passes an ending. `past`: at a terminated step the return is that step's reward alone. `after`: the step after

@@ -14,7 +14,7 @@ MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 FLOORS = {
     "_check": {"_core"},
     "returns": {"_check"},
-    "_moments": {"_check"},
+    "_moments": {"_check", "_core", "_statistics"},
     "baselines": {"_check", "_moments"},
     "normalization": {"_check", "_moments", "returns"},
     "policy": {"_check", "policy"},
@@ -44,7 +44,9 @@ def imports(path):
             if node.module in ("fastpg", "fastpg.train", "fastpg.adapters"):
                 for alias in node.names:
                     inner = PACKAGE.joinpath(*node.module.split(".")[1:], alias.name)
-                    known = inner.with_suffix(".py").exists() or inner.is_dir() or alias.name == "_core"
+                    known = (
+                        inner.with_suffix(".py").exists() or inner.is_dir() or alias.name in ("_core", "_statistics")
+                    )
                     yield f"{node.module}.{alias.name}" if known else node.module
             else:
                 yield node.module
