@@ -1,7 +1,7 @@
 """Moments in blocks: the engine under `normalization` and `baselines`.
 
-Sums are float64, over deviations from a mean already subtracted. Over all axes they run in csrc/statistics.h, over some in NumPy, a
-block at a time: nothing larger is ever allocated.
+Sums are float64, over deviations from a mean already subtracted. Over all axes, or the last ones, they run in csrc/statistics.h, over
+others in NumPy, a block at a time: nothing larger is ever allocated.
 """
 
 from __future__ import annotations
@@ -45,9 +45,13 @@ def moments_of(x: Array, mask: Array | None, weight: Array | None, axes: tuple[i
         for part, m, w in _contiguous(x, mask, weight):
             state = _statistics.moments(_core.isa(), part, m, w, state)
         return Moments(*state)
+    shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
+    if axes[0] == x.ndim - len(axes) and x.size and all(a is None or a.flags.c_contiguous for a in (x, mask, weight)):
+        rows = np.empty((math.prod(shape), 3))
+        _statistics.row_moments(_core.isa(), x, mask, weight, len(rows), rows)
+        return Moments(*(field.reshape(shape) for field in rows.T))
     # A block and its deviations; its selector, then its weighted or squared deviations; its weights.
     scratch = np.empty((2 + (weight is not None), min(x.size, BLOCK)))
-    shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
     whole = Moments(np.zeros(shape), np.zeros(shape), np.zeros(shape))
     with np.errstate(invalid="ignore", over="ignore"):
         for block in blocks(x.shape):
@@ -72,7 +76,7 @@ def _contiguous(*arrays: Array | None) -> Iterator[tuple[Any, ...]]:
 def _block_moments(
     x: Array, mask: Array | None, weight: Array | None, scratch: Array, axes: tuple[int, ...]
 ) -> Moments:
-    """csrc/statistics.h has the same, for axes None."""
+    """As csrc/statistics.h has it."""
     d, other = (row[: x.size].reshape(x.shape) for row in scratch[:2])
     np.copyto(d, x)
     keep, w, wd = None, None, d
@@ -153,24 +157,25 @@ def _sum(values: Array, axes: tuple[int, ...]) -> Any:
 
 
 def apply(x: Array, mask: Array | None, mean: Any, divisor: Any, out: Array) -> None:
-    """(x - mean) / divisor into out, in float64 until then, and 0 where the mask is not set; both floats, or both arrays with axes of
-    length 1. out may be x."""
+    """(x - mean) / divisor into out, in float64 until then, and 0 where the mask is not set. mean and divisor are floats, or arrays
+    with the axes of x, some of length 1. out may be x."""
     factor = 1 / divisor
-    if isinstance(divisor, float):
-        divide = not factor < math.inf  # a divisor below 1e-308 has no reciprocal
-        by = divisor if divide else factor
+    one = isinstance(factor, float)
+    divide = not (factor < np.inf if one else (factor < np.inf).all())  # a divisor below 1e-308 has no reciprocal
+    by = divisor if divide else factor
+    inner = 0 if one else next((k + 1 for k in reversed(range(x.ndim)) if mean.shape[k] == x.shape[k]), 0)
+    if one or mean.size == math.prod(x.shape[:inner]):  # every row of the last axes has its own
+        means, bys = (np.array([mean]), np.array([by])) if one else (np.ascontiguousarray(a) for a in (mean, by))
         if out.flags.carray and x.flags.c_contiguous and (mask is None or mask.flags.c_contiguous):
-            _statistics.whiten(_core.isa(), x, mask, mean, by, divide, out)
+            _statistics.whiten(_core.isa(), x, mask, means, bys, divide, out)
             return
+    if one:
         for block in blocks(x.shape):
-            part = np.ascontiguousarray(x[block])
-            made = np.empty(part.shape, out.dtype)
-            _statistics.whiten(
-                _core.isa(), part, None if mask is None else np.ascontiguousarray(mask[block]), mean, by, divide, made
-            )
+            m = None if mask is None else np.ascontiguousarray(mask[block])
+            made = np.empty(x[block].shape, out.dtype)
+            _statistics.whiten(_core.isa(), np.ascontiguousarray(x[block]), m, means, bys, divide, made)
             out[block] = made
         return
-    divide = not (factor < np.inf).all()
     inside = out.dtype == np.float64
     room = min(x.size, BLOCK)
     scratch, bits = np.empty(0 if inside else room), np.empty(0 if mask is None else room)
@@ -179,10 +184,7 @@ def apply(x: Array, mask: Array | None, mean: Any, divisor: Any, out: Array) -> 
         y = target if inside else scratch[: target.size].reshape(target.shape)
         np.copyto(y, x[block])
         y -= of_block(mean, block)
-        if divide:
-            y /= of_block(divisor, block)
-        else:
-            y *= of_block(factor, block)
+        (np.divide if divide else np.multiply)(y, of_block(by, block), out=y)
         if mask is not None:
             zero_but(selector(mask[block], bits), y)
         if not inside:

@@ -33,12 +33,38 @@ def moments(str isa, cnp.ndarray x not None, object mask, object weight, tuple s
     return carried[0], carried[1], carried[2]
 
 
-def whiten(str isa, cnp.ndarray x not None, object mask, double mean, double factor, bint divide, cnp.ndarray out not None):
-    """(x - mean) * factor, or / factor, into out, 0 where masked."""
+def row_moments(str isa, cnp.ndarray x not None, object mask, object weight, Py_ssize_t rows, cnp.ndarray out not None):
+    """count, mean and m2 of each row of x, one after the other in memory, into out, float64 (rows, 3)."""
     cdef bytes name = isa.encode()
     cdef const char *set = name
     cdef int is_float = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x) // rows, size = n * (4 if is_float else 8), i
+    cdef char *data = cnp.PyArray_BYTES(x)
     cdef char *m = data_of(mask)
+    cdef char *w = data_of(weight)
+    cdef double *state = <double *>cnp.PyArray_DATA(out)
     with nogil:
-        fastpg_whiten(set, is_float, cnp.PyArray_DATA(x), <unsigned char *>m, n, mean, factor, divide, cnp.PyArray_DATA(out))
+        for i in range(rows):
+            state[3 * i] = state[3 * i + 1] = state[3 * i + 2] = 0
+            fastpg_moments(
+                set, is_float, data + i * size, <unsigned char *>(m + i * n if m else NULL), w + i * size if w else NULL, n, state + 3 * i
+            )
+
+
+def whiten(str isa, cnp.ndarray x not None, object mask, cnp.ndarray mean not None, cnp.ndarray by not None, bint divide,
+           cnp.ndarray out not None):
+    """(x - mean) * by, or / by, into out, 0 where masked; mean and by hold one float64 a row, rows one after the other in memory."""
+    cdef bytes name = isa.encode()
+    cdef const char *set = name
+    cdef int is_float = cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32
+    cdef Py_ssize_t rows = cnp.PyArray_SIZE(mean), n = cnp.PyArray_SIZE(x) // max(rows, 1), size = n * (4 if is_float else 8), i
+    cdef char *data = cnp.PyArray_BYTES(x)
+    cdef char *to = cnp.PyArray_BYTES(out)
+    cdef char *m = data_of(mask)
+    cdef double *means = <double *>cnp.PyArray_DATA(mean)
+    cdef double *bys = <double *>cnp.PyArray_DATA(by)
+    with nogil:
+        for i in range(rows):
+            fastpg_whiten(
+                set, is_float, data + i * size, <unsigned char *>(m + i * n if m else NULL), n, means[i], bys[i], divide, to + i * size
+            )

@@ -130,10 +130,11 @@ def whiten(
     if eps_in not in ("std", "variance"):
         raise ValueError(f"eps_in is {eps_in!r}; one of std, variance is wanted")
     made, target = _target(out, x, mask)
+    found = moments_of(x, mask, weight, axes) if moments is None else _given(moments, x.shape, axes)
+    one = 1.0 if axes is None else np.ones_like(found.mean)
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        found = moments_of(x, mask, weight, axes) if moments is None else _given(moments, x.shape, axes)
-        one = 1.0 if axes is None else np.ones(found.count.shape)
-        apply(x, mask, found.mean if center else one * 0, _divisor(found, ddof, eps, eps_in) if scale else one, made)
+        divisor = _divisor(found, ddof, eps, eps_in) if scale else one
+        apply(x, mask, found.mean if center else 0 * one, divisor, made)
     if target is None:
         return home(made)  # type: ignore[no-any-return]
     if made is not target:
@@ -172,9 +173,7 @@ def _divisor(found: Moments, ddof: float, eps: float, eps_in: str) -> Any:
     """std + eps or sqrt(variance + eps); inf, which makes 0 of everything, where that is 0 or not known."""
     count, _, m2 = found
     if isinstance(count, float):
-        if count <= ddof:
-            return math.inf
-        variance = m2 / (count - ddof)
+        variance = m2 / (count - ddof) if count > ddof else math.inf
         return (math.sqrt(variance + eps) if eps_in == "variance" else math.sqrt(variance) + eps) or math.inf
     variance = np.divide(m2, count - ddof, out=np.full(m2.shape, np.inf), where=count > ddof)
     divisor = np.sqrt(variance + eps) if eps_in == "variance" else np.sqrt(variance) + eps
@@ -310,7 +309,10 @@ class RunningReturnScale:
         # Time turned around: what ends the future there is what drops the past here, and V after the last row is G before the first.
         back = slice(None, None, -1)
         flipped = gamma if counted is None else gamma[back]
-        G = reward_to_go(reward[back], self._return, alone[back], None, flipped)[back]
+        if len(reward) == 1:  # the same without its checks, for environments that are stepped one at a time
+            G = reward + np.where(alone, 0, gamma * self._return)
+        else:
+            G = reward_to_go(reward[back], self._return, alone[back], None, flipped)[back]
         self._return, self._ended = np.array(G[-1]), ended[-1].copy()
 
         row = Moments(*(field[:, 0] for field in moments_of(G, counted, None, (1,))))
