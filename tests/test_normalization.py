@@ -138,6 +138,10 @@ def test_equal_items_whiten_to_exactly_0_in_many_blocks():
     for dtype in (np.float32, np.float64):
         assert not whiten(np.full(200_003, 1000.1, dtype), eps=0.0).any()
         assert not whiten(np.full((200_003, 2), 1000.1, dtype), axis=0, eps=0.0).any()
+        columns = np.random.default_rng(0).standard_normal(5000).astype(dtype)
+        for n in (2, 3, 7, 30):
+            assert not whiten(np.tile(columns, (n, 1)), axis=0, eps=0.0).any()
+            assert not whiten(np.tile(columns, (n, 1)).T.copy(), axis=1, eps=0.0).any()
 
 
 @DTYPES
@@ -202,6 +206,8 @@ def test_nothing_and_a_lone_item_have_results():
 def test_no_more_items_than_ddof_give_0_instead_of_a_division_by_nothing():
     for axis in (None, 0):
         assert not whiten([1.0, 2.0], weight=[0.5, 0.5], axis=axis).any()
+        assert not whiten([1.0, 2.0], weight=[0.25, 0.25], axis=axis).any()
+        assert not whiten([[1.0], [2.0]], weight=[[0.25], [0.25]], axis=0).any()
         assert not whiten([1.0, 2.0], ddof=2, center=False, axis=axis).any()
         assert np.isnan(whiten([np.nan], axis=axis)).all()
         np.testing.assert_array_equal(whiten([1.0, 2.0], weight=[0.5, 0.5], ddof=0, eps=0.0, axis=axis), [-1, 1])
@@ -240,6 +246,7 @@ def test_merging_is_the_same_in_any_order_and_nothing_adds_nothing(rng):
     a, b = moments(rng.standard_normal(10)), moments(1e6 + rng.standard_normal(3))
     np.testing.assert_allclose(merge_moments(a, b), merge_moments(b, a), rtol=1e-14)
     assert merge_moments(a, moments([])) == a == merge_moments(moments([]), a)
+    assert merge_moments((0.0, 0.0, 0.0), (1.0, 1e160, 0.0)) == (1.0, 1e160, 0.0)
 
 
 @DTYPES
@@ -309,6 +316,8 @@ def test_whiten_takes_at_most_a_megabyte_beside_its_result(rng):
         whiten(x[:10], mask=mask[:10], weight=weight[:10], axis=axis)
         tracemalloc.start()
         whiten(x, mask=mask, weight=weight, axis=axis, out=out)
+        whiten(out, axis=axis, out=out)
+        whiten(x.T, axis=axis, out=out.T)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak <= 2**20, (axis, peak)
@@ -464,6 +473,33 @@ def test_stable_baselines_vec_normalize():
     np.testing.assert_allclose(scale.mean, case["expected"]["ret_rms_mean_after_1_step"], atol=1e-3)
     scale(reward[1:], done[1:])
     np.testing.assert_allclose(scale.mean, case["expected"]["ret_rms_mean_after_3001_steps"], atol=1e-3)
+
+
+def test_stable_baselines_itself_step_for_step(rng):
+    pytest.importorskip("stable_baselines3")
+    from gymnasium import Env, spaces
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    reward, terminated, truncated = stepwise(rng, 300, 1)
+    reward *= np.where(np.arange(300) % 50 == 3, 40, 1)[:, None]  # some beyond the clip
+
+    class Replay(Env):
+        observation_space = action_space = spaces.Box(-1, 1, (1,))
+        t = 0
+
+        def reset(self, **_):
+            return np.zeros(1, np.float32), {}
+
+        def step(self, _):
+            t, self.t = self.t, self.t + 1
+            return np.zeros(1, np.float32), float(reward[t, 0]), bool(terminated[t, 0]), bool(truncated[t, 0]), {}
+
+    env = VecNormalize(DummyVecEnv([Replay]), norm_obs=False)
+    env.reset()
+    wanted = np.array([env.step(np.zeros((1, 1)))[1] for _ in range(300)])
+    got = RunningReturnScale(1, convention="sb3")(reward, terminated, truncated)
+    np.testing.assert_allclose(got, wanted, rtol=2e-6)  # it hands rewards on in float32
+    assert (np.abs(got) == 10).any()
 
 
 @DTYPES
