@@ -134,14 +134,14 @@ def test_equal_items_whiten_to_exactly_0(dtype, data):
     assert not whiten(np.tile(x, (3, 1)), axis=1, eps=eps).any()
 
 
-def test_equal_items_whiten_to_exactly_0_in_many_blocks():
-    for dtype in (np.float32, np.float64):
-        assert not whiten(np.full(200_003, 1000.1, dtype), eps=0.0).any()
-        assert not whiten(np.full((200_003, 2), 1000.1, dtype), axis=0, eps=0.0).any()
-        columns = np.random.default_rng(0).standard_normal(5000).astype(dtype)
-        for n in (2, 3, 7, 30):
-            assert not whiten(np.tile(columns, (n, 1)), axis=0, eps=0.0).any()
-            assert not whiten(np.tile(columns, (n, 1)).T.copy(), axis=1, eps=0.0).any()
+def test_rounding_never_makes_a_sum_of_squares_negative():
+    columns = np.random.default_rng(0).standard_normal(20_000)
+    for n in (3, 7, 11):
+        x = np.tile(columns, (n, 1))
+        weight = np.full_like(x, 0.1)  # that alone brings 1 in 8 of these below 0, unless it is held there
+        assert (moments(x, axis=0, weight=weight).m2 >= 0).all()
+        assert (moments(x.T.copy(), axis=1, weight=weight.T.copy()).m2 >= 0).all()
+        assert not whiten(x, axis=0, weight=weight, ddof=0, eps=0.0).any()
 
 
 @DTYPES
