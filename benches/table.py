@@ -32,6 +32,7 @@ TARGETS = [
     ("gae", "256 x 1024", "x NumPy", 15),
     ("categorical.log_prob_grad", "65536 x 4", "x NumPy", 10),
     ("categorical.log_prob_grad", "65536 x 18", "x NumPy", 10),
+    ("group_advantage grpo", "1024", "us", 100),
 ]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -517,3 +518,126 @@ class categorical:
     @staticmethod
     def mode(logits: Array, legal: Any = None) -> Array:
         return (logits if legal is None else np.where(legal, logits, -np.inf)).argmax(axis=-1)
+
+
+# --- groups: one sample, one group, one formula at a time, in float64
+
+
+def group_advantage(
+    reward: Array,
+    group: Any,
+    kind: str = "grpo",
+    *,
+    ddof: int = 1,
+    eps: float = 1e-4,
+    singleton: Any = 0.0,
+    scale: Any = None,
+    length: Any = None,
+    baseline: Any = None,
+    weight: Any = None,
+    k: Any = None,
+    alpha: Any = "varied",
+    whiten: Any = None,
+    whiten_eps: float = 1e-8,
+    whiten_eps_in: str = "variance",
+) -> Array:
+    """Every reward scored; groups by key. Numbers for singletons stay out of whitening."""
+    x = reward.astype(np.float64)
+    keys = list(group) if group is not None else [None] * len(x)
+    whiten = kind in ("reinforce_pp", "reinforce_pp_baseline", "gdpo") if whiten is None else whiten
+    if kind == "gdpo":
+        each = {"ddof": ddof, "eps": eps, "singleton": singleton, "scale": scale}
+        A = sum(w * group_advantage(r, keys, "grpo", **each) for w, r in zip(weight, x.T, strict=True))
+        return (_whitened(A, length, ddof, whiten_eps, whiten_eps_in) if whiten else A).astype(reward.dtype)
+    members: dict[Any, list[int]] = {}
+    for i, key in enumerate(keys):
+        members.setdefault(key, []).append(i)
+    A, free = np.zeros(len(x)), np.ones(len(x), bool)
+    for i in range(len(x)):
+        mine = members[keys[i]]
+        r, others = x[mine], x[[j for j in mine if j != i]]
+        if kind == "reinforce_pp":
+            A[i] = x[i]
+        elif kind == "remax":
+            A[i] = x[i] - baseline[i]
+        elif len(r) == 1:
+            divisor: Any = 1 + eps if scale == "group" or (scale is None and kind in ("grpo", "loo_std")) else 1
+            divisor = np.std(x, ddof=ddof) + eps if scale == "batch" else divisor
+            A[i] = {"reward": x[i] / divisor, "centered": 0.0}.get(singleton, singleton)
+            free[i] = isinstance(singleton, str)
+        elif kind in ("rloo", "loo_std"):
+            A[i] = x[i] - others.mean()
+        elif kind == "opo":
+            A[i] = x[i] - (length[mine] * r).sum() / length[mine].sum()
+        elif kind == "pass_at_k":
+            subsets = list(itertools.combinations(mine, len(mine) if k is None else k))
+            shares = [max(x[list(s)]) - max(x[j] for j in s if j != i) for s in subsets if i in s]
+            A[i] = sum(shares) / len(subsets)
+        else:
+            A[i] = x[i] - r.mean()
+        if len(r) > 1:
+            if scale == "group" or (scale is None and kind == "grpo"):
+                A[i] = A[i] / (r.std(ddof=ddof) + eps)
+            elif scale == "batch":
+                A[i] = A[i] / (x.std(ddof=ddof) + eps)
+            elif kind == "maxrl":
+                A[i] = A[i] / r.mean() if r.mean() != 0 else 0.0
+            elif kind == "loo_std" and len(others) > 1 and others.std(ddof=ddof) > 0:
+                A[i] = A[i] / (others.std(ddof=ddof) + eps)
+    if kind == "gpg":
+        varied = sum(len(mine) for mine in members.values() if len(set(x[mine])) > 1)
+        counted = {"varied": varied, "nonzero": int(np.count_nonzero(x))}
+        A[free] = A[free] * (len(x) / max(counted[alpha], 1) if alpha in counted else alpha)
+    if whiten:
+        A[free] = _whitened(A[free], None if length is None else length[free], ddof, whiten_eps, whiten_eps_in)
+    return A.astype(reward.dtype)
+
+
+def _whitened(A: Array, length: Any, ddof: int, eps: float, eps_in: str) -> Array:
+    tokens = np.repeat(A, 1 if length is None else length)
+    if len(tokens) == 0:
+        return 0 * A
+    var = np.square(tokens - tokens.mean()).sum() / max(len(tokens) - ddof, 1)
+    s = {"variance": np.sqrt(var + eps), "std": np.sqrt(var) + eps, "floor": np.sqrt(max(var, eps))}[eps_in]
+    return (A - tokens.mean()) / s
+
+
+def optimal_token_baseline(
+    reward: Array,
+    group: Any,
+    log_prob: Array,
+    sum_squares: Array,
+    *,
+    mask: Array,
+    ratio: Any = None,
+    align: str = "column",
+    tail: str = "lone",
+    singleton: Any = 0.0,
+    eps: float = 0.0,
+) -> Array:
+    """Padded sequences; each token against the tokens of its group at the same place."""
+    B, T = reward.shape
+    A = np.zeros((B, T))
+    G, W, place = np.zeros((B, T)), np.zeros((B, T)), np.zeros((B, T), int)
+    for b in range(B):
+        at = np.flatnonzero(mask[b])
+        for n, t in enumerate(at):
+            rho = 1.0 if ratio is None else ratio[b, at[: n + 1]].astype(np.float64)
+            pi, squares = np.exp(log_prob[b, at[: n + 1]].astype(np.float64)), sum_squares[b, at[: n + 1]]
+            W[b, t] = (rho**2 * (1 - 2 * pi + squares)).sum()
+            G[b, t] = reward[b, at[n:]].astype(np.float64).sum()
+            place[b, t] = t if align == "column" else n
+    for b in range(B):
+        mine = [c for c in range(B) if group[c] == group[b] and mask[c].any()]
+        lengths = sorted(mask[c].sum() for c in mine)
+        for t in np.flatnonzero(mask[b]):
+            same = [(c, u) for c in mine for u in np.flatnonzero(mask[c]) if place[c, u] == place[b, t]]
+            below = sum(W[c, u] for c, u in same) + eps
+            baseline = sum(G[c, u] * W[c, u] for c, u in same) / below if below > 0 else 0.0
+            beyond = len(mine) > 1 and mask[b].sum() > lengths[-2] and place[b, t] >= lengths[-2]
+            if (tail == "lone" and len(same) == 1) or (tail == "longest" and beyond):
+                baseline = 0.0
+            A[b, t] = G[b, t] - baseline
+            if len(mine) == 1:
+                A[b, t] = {"reward": G[b, t], "centered": 0.0}.get(singleton, singleton)
+    return A.astype(reward.dtype)
