@@ -19,6 +19,7 @@ FLOORS = {
     "normalization": {"_check", "_moments", "returns"},
     "_tokens": {"_check"},
     "groups": {"_check", "_tokens", "returns"},
+    "shaping": {"_check", "_tokens"},
     "policy": {"_check", "policy"},
     "threads": {"_core"},
     "steps": {"_check", "_core", "_numba"},
@@ -33,6 +34,7 @@ FLOORS = {
     "__main__": {"cli"},
     "": {"baselines", "normalization", "policy", "returns", "steps", "threads"},
     "": {"groups", "policy", "returns", "steps", "threads"},
+    "": {"groups", "policy", "returns", "shaping", "steps", "threads"},
 }
 CORE = {"numpy", "scipy", "numba", "llvmlite"}
 
@@ -99,6 +101,7 @@ def test_importing_fastpg_imports_neither_numba_nor_any_extra():
 def test_every_public_name_is_documented_with_an_example():
     modules = [fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.categorical]
     modules = [fastpg.returns, fastpg.groups, fastpg.categorical]
+    modules = [fastpg.returns, fastpg.groups, fastpg.shaping, fastpg.categorical]
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)
