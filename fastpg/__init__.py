@@ -3,7 +3,7 @@
     g = E[ sum_t  grad log pi(a_t | s_t) * Psi_t ]          Schulman et al. 2016, eq. 1, arXiv:1506.02438
 
 `fastpg.returns` answers how good action t was (Psi), `fastpg.groups` how good a response was next to the others, `fastpg.policy` which
-way makes it likelier (grad log pi). `fastpg.shaping` is for rewards before that.
+way makes it likelier (grad log pi). `fastpg.shaping` is for rewards before that, `fastpg.values` for the value function.
 `fastpg.steps` and `fastpg.scan` are the single steps in Numba, for loops of your own.
 """
 
@@ -15,11 +15,13 @@ from fastpg.baselines import *  # noqa: F403
 from fastpg.normalization import *  # noqa: F403
 from fastpg import groups, policy, returns, threads
 from fastpg import groups, policy, returns, shaping, threads
+from fastpg import groups, policy, returns, shaping, threads, values
 from fastpg.groups import *  # noqa: F403
 from fastpg.policy import *  # noqa: F403
 from fastpg.returns import *  # noqa: F403
 from fastpg.shaping import *  # noqa: F403
 from fastpg.threads import *  # noqa: F403
+from fastpg.values import *  # noqa: F403
 
 if TYPE_CHECKING:
     from fastpg import steps as steps
@@ -33,6 +35,7 @@ __all__ = [
     *groups.__all__,
     *policy.__all__,
     *shaping.__all__,
+    *values.__all__,
     *threads.__all__,
     "scan",
     "steps",

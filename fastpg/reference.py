@@ -641,3 +641,58 @@ def optimal_token_baseline(
             if len(mine) == 1:
                 A[b, t] = {"reward": G[b, t], "centered": 0.0}.get(singleton, singleton)
     return A.astype(reward.dtype)
+
+
+# --- values
+
+
+def value_loss(
+    value: Array,
+    target: Array,
+    old_value: Any = None,
+    *,
+    clip: Any = None,
+    clip_kind: str = "max",
+    kind: str = "squared",
+    delta: float = 1.0,
+    factor: float = 0.5,
+    mask: Any = None,
+    offsets: Any = None,
+    aggregate: str = "token_mean",
+    denominator: Any = None,
+) -> tuple[float, Array]:
+    """One item at a time; sequences are rows, or pieces between offsets."""
+    x, goal = value.ravel().astype(np.float64), target.ravel().astype(np.float64)
+    keep = np.ones(x.size, bool) if mask is None else mask.ravel()
+    loss, slope = np.zeros(x.size), np.zeros(x.size)
+    for i in np.flatnonzero(keep):
+        loss[i], slope[i] = _value_term(x[i] - goal[i], kind, delta, factor)
+        if clip is not None:
+            old = float(old_value.ravel()[i])
+            clipped = _value_term(min(max(x[i], old - clip), old + clip) - goal[i], kind, delta, factor)[0]
+            if abs(x[i] - old) > clip and (clipped > loss[i] or clip_kind == "only"):
+                loss[i], slope[i] = clipped, 0.0
+    share = keep.astype(np.float64)
+    if aggregate.startswith("seq"):
+        rows = (
+            [np.arange(a, b) for a, b in itertools.pairwise(offsets)]
+            if offsets is not None
+            else list(np.arange(x.size).reshape(value.shape))
+        )
+        for row in rows:
+            share[row] /= max(keep[row].sum(), 1) if aggregate == "seq_mean_token_mean" else 1
+        share /= denominator or max(sum(keep[row].any() for row in rows), 1)
+    else:
+        share /= denominator or (max(keep.sum(), 1) if aggregate == "token_mean" else 1)
+    return float((loss * share).sum()), (slope * share).reshape(value.shape).astype(value.dtype)
+
+
+def _value_term(e: float, kind: str, delta: float, factor: float) -> tuple[float, float]:
+    if kind == "squared" or abs(e) <= delta:
+        return factor * e**2, 2 * factor * e
+    return factor * delta * (2 * abs(e) - delta), 2 * factor * delta * np.sign(e)
+
+
+def explained_variance(value: Array, target: Array, *, mask: Any = None) -> float:
+    at = slice(None) if mask is None else mask
+    return float(1 - np.var((target - value)[at].astype(np.float64)) / np.var(target[at].astype(np.float64)))

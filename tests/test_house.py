@@ -20,6 +20,7 @@ FLOORS = {
     "_tokens": {"_check"},
     "groups": {"_check", "_tokens", "returns"},
     "shaping": {"_check", "_tokens"},
+    "values": {"_check", "_tokens"},
     "policy": {"_check", "policy"},
     "threads": {"_core"},
     "steps": {"_check", "_core", "_numba"},
@@ -35,6 +36,7 @@ FLOORS = {
     "": {"baselines", "normalization", "policy", "returns", "steps", "threads"},
     "": {"groups", "policy", "returns", "steps", "threads"},
     "": {"groups", "policy", "returns", "shaping", "steps", "threads"},
+    "": {"groups", "policy", "returns", "shaping", "steps", "threads", "values"},
 }
 CORE = {"numpy", "scipy", "numba", "llvmlite"}
 
@@ -102,6 +104,7 @@ def test_every_public_name_is_documented_with_an_example():
     modules = [fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.categorical]
     modules = [fastpg.returns, fastpg.groups, fastpg.categorical]
     modules = [fastpg.returns, fastpg.groups, fastpg.shaping, fastpg.categorical]
+    modules = [fastpg.returns, fastpg.groups, fastpg.shaping, fastpg.values, fastpg.categorical]
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)
