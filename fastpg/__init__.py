@@ -25,7 +25,7 @@ from fastpg.values import *  # noqa: F403
 
 if TYPE_CHECKING:
     from fastpg import steps as steps
-    from fastpg.steps import scan as scan
+    from fastpg._scan import scan as scan
 
 __version__ = "0.1.0"
 __all__ = [
@@ -46,5 +46,5 @@ def __getattr__(name: str) -> Any:  # Numba takes longer to import than all the 
     if name == "steps":
         return import_module("fastpg.steps")
     if name == "scan":
-        return import_module("fastpg.steps").scan
+        return import_module("fastpg._scan").scan
     raise AttributeError(f"module 'fastpg' has no attribute {name!r}")

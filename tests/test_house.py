@@ -23,7 +23,9 @@ FLOORS = {
     "values": {"_check", "_tokens"},
     "policy": {"_check", "policy"},
     "threads": {"_core"},
-    "steps": {"_check", "_core", "_numba"},
+    "steps": {"_numba"},
+    "_loops": set(),
+    "_scan": {"_check", "_loops", "steps"},
     "_numba": {"", "_core", "policy", "returns", "steps"},
     "reference": set(),
     "testing": {"", "_core", "reference"},
@@ -37,6 +39,7 @@ FLOORS = {
     "": {"groups", "policy", "returns", "steps", "threads"},
     "": {"groups", "policy", "returns", "shaping", "steps", "threads"},
     "": {"groups", "policy", "returns", "shaping", "steps", "threads", "values"},
+    "": {"_scan", "policy", "returns", "steps", "threads"},
 }
 CORE = {"numpy", "scipy", "numba", "llvmlite"}
 
