@@ -146,15 +146,17 @@ class _Batch(NamedTuple):
             return next_value.reshape(-1) if next_value.shape == self.row else None
         if next_value.ndim != 1:
             return None
+        if self.ids is None and len(next_value) >= self.lanes:
+            return next_value[: self.lanes]
         ids = np.unique(self.where) if self.ids is None else self.ids
-        by_id = not len(ids) or (ids[0] >= 0 and ids[-1] < len(next_value))
-        if not by_id and len(ids) != len(next_value):
+        if ids[0] >= 0 and ids[-1] < len(next_value):
+            return next_value[ids]
+        if len(ids) != len(next_value):
             return None
-        found = next_value[ids] if by_id else next_value
         if self.ids is not None:
-            return found
-        after = np.zeros(self.lanes, found.dtype)
-        after[ids] = found
+            return next_value
+        after = np.zeros(self.lanes, next_value.dtype)
+        after[ids] = next_value
         return after
 
 
@@ -185,7 +187,7 @@ def _as_batch(first: str, x: Array, axis: int, offsets: Any, env_id: Any, mask: 
 
 
 def _as_offsets(value: Any, first: str, x: Array) -> Array:
-    offsets = np.ascontiguousarray(as_index("offsets", value))
+    offsets = as_index("offsets", value)
     if offsets.ndim != 1 or len(offsets) == 0:
         raise ValueError(f"offsets has shape {offsets.shape}; (B + 1,) is wanted")
     for k, wanted in ((0, 0), (len(offsets) - 1, len(x))):
@@ -197,7 +199,7 @@ def _as_offsets(value: Any, first: str, x: Array) -> Array:
         raise ValueError(
             f"offsets[{k + 1}] is {offsets[k + 1]}, below offsets[{k}], {offsets[k]}; no less than that is wanted"
         )
-    return offsets
+    return np.ascontiguousarray(offsets)
 
 
 def _as_ids(value: Any, first: str, x: Array) -> tuple[Array, Array | None, int]:
