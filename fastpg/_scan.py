@@ -148,9 +148,9 @@ class _Batch(NamedTuple):
             return None
         if self.ids is None and len(next_value) >= self.lanes:
             return next_value[: self.lanes]
-        ids = np.unique(self.where) if self.ids is None else self.ids
+        ids: Array = np.unique(self.where) if self.ids is None else self.ids
         if ids[0] >= 0 and ids[-1] < len(next_value):
-            return next_value[ids]
+            return np.take(next_value, ids)
         if len(ids) != len(next_value):
             return None
         if self.ids is not None:

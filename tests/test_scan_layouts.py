@@ -87,7 +87,7 @@ def masked():
             yield from ((name, layout, m) for j, m in enumerate(MODES) if name in forms or (k + i - j) % 3 == 0)
 
 
-@pytest.mark.parametrize(("name", "layout", "mode"), masked())
+@pytest.mark.parametrize(("name", "layout", "mode"), list(masked()))
 def test_scan_with_a_mask_is_its_specification(name, layout, mode):
     dtype = DTYPES[(NAMES.index(name) + MODES.index(mode)) % 2]
     for seed in range(5):
