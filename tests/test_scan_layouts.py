@@ -107,13 +107,16 @@ def test_scan_with_a_mask_is_its_specification(name, layout, mode):
 
 @pytest.mark.parametrize("mode", [None, *MODES])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_scan_takes_next_value_in_full_and_as_one_row(layout, mode):
+def test_scan_takes_next_value_in_full_and_as_one_row_and_leaves_it_alone(layout, mode):
     for seed in range(3):
         rng, (shape, keywords, lanes) = np.random.default_rng(seed), layouts(seed)[layout]
         keywords = keywords | ({"mask": rng.random(shape) < 0.6, "mask_mode": mode} if mode else {})
         for after in (None, lanes):
             arguments = arguments_of("gae", shape, np.float64, rng, after)
-            assert_same("gae", run("gae", arguments, **keywords), specified("gae", arguments, **keywords))
+            before = arguments["next_value"].copy()
+            found = run("gae", arguments, **keywords)
+            np.testing.assert_array_equal(arguments["next_value"], before)
+            assert_same("gae", found, specified("gae", arguments, **keywords))
 
 
 @settings(max_examples=60, deadline=None)
@@ -309,11 +312,11 @@ def test_a_carry_has_the_dtype_of_the_first_array_in_every_layout():
     ones_last = np.float32(
         [1e8, 1, 1, 1, 1]
     )  # backwards they come first; after the 1e8 float32 would lose each of them
-    for reward, wanted in ((ones_last, 1e8 + 4), (ones_last[::-1].copy(), 1e8)):
-        for layout in ({}, {"offsets": [0, 5]}, {"env_id": [0] * 5}, {"mask": [True] * 5}):
+    for reward, wanted in ((ones_last, 1e8 + 6), (ones_last[::-1].copy(), 1e8)):
+        for layout in ({}, {"offsets": [0, 7]}, {"env_id": [0] * 7}, {"mask": [True] * 7}):
             found = scan(summed_in_double, reward, **layout)
             assert found.dtype == np.float32
-            assert found[0] == np.float32(wanted)
+            assert found[0] == np.float32(wanted)  # 8 apart there, so that 6 more is rounded up
         assert scan(summed_in_double, np.tile(reward[:, None], 20))[0, 19] == np.float32(wanted)
 
 
