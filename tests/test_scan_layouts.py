@@ -309,9 +309,7 @@ def test_carry_says_what_the_last_step_of_each_lane_is_handed():
 
 
 def test_a_carry_has_the_dtype_of_the_first_array_in_every_layout():
-    ones_last = np.float32(
-        [1e8, 1, 1, 1, 1]
-    )  # backwards they come first; after the 1e8 float32 would lose each of them
+    ones_last = np.float32([1e8, 1, 1, 1, 1, 1, 1])  # so that they are summed first: after 1e8 float32 loses each
     for reward, wanted in ((ones_last, 1e8 + 6), (ones_last[::-1].copy(), 1e8)):
         for layout in ({}, {"offsets": [0, 7]}, {"env_id": [0] * 7}, {"mask": [True] * 7}):
             found = scan(summed_in_double, reward, **layout)
