@@ -10,13 +10,10 @@ way makes it likelier (grad log pi). `fastpg.shaping` is for rewards before that
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastpg import baselines, normalization, policy, returns, threads
+from fastpg import baselines, groups, normalization, policy, returns, shaping, threads, values
 from fastpg.baselines import *  # noqa: F403
-from fastpg.normalization import *  # noqa: F403
-from fastpg import groups, policy, returns, threads
-from fastpg import groups, policy, returns, shaping, threads
-from fastpg import groups, policy, returns, shaping, threads, values
 from fastpg.groups import *  # noqa: F403
+from fastpg.normalization import *  # noqa: F403
 from fastpg.policy import *  # noqa: F403
 from fastpg.returns import *  # noqa: F403
 from fastpg.shaping import *  # noqa: F403

@@ -141,22 +141,21 @@ def as_mask_mode(mask_mode: Any) -> None:
         raise ValueError(f"mask_mode is {mask_mode!r}; one of {', '.join(MASK_MODES)} is wanted")
 
 
-def as_offsets(offsets: Any, size: int, first: str) -> Array:
-    """Where packed sequences begin and, last, end: contiguous int64 from 0 to size that never fall."""
-    array = np.ascontiguousarray(as_index("offsets", offsets))
+def as_offsets(offsets: Any, size: int | None = None, first: str = "") -> Array:
+    """Where packed sequences begin and, last, end: contiguous int64 that never fall, from 0 to `size`, the length of `first`, if given."""
+    array = as_index("offsets", offsets)
     if array.ndim != 1 or array.size == 0:
         raise ValueError(
             f"offsets has shape {array.shape}; (B + 1,), the B sequences' beginnings and the end, is wanted"
         )
-    if array[0] != 0 or array[-1] != size:
-        raise ValueError(
-            f"offsets runs from {array[0]} to {array[-1]}; from 0 to the {size} steps of {first} is wanted"
-        )
+    if array[0] != 0 or (size is not None and array[-1] != size):
+        wanted = "from 0" if size is None else f"from 0 to {size}, the length of {first},"
+        raise ValueError(f"offsets runs from {array[0]} to {array[-1]}; {wanted} is wanted")
     falls = array[1:] < array[:-1]
     if falls.any():
         b = int(falls.argmax())
         raise ValueError(f"offsets falls from {array[b]} to {array[b + 1]} at sequence {b}; it may not fall")
-    return array
+    return np.ascontiguousarray(array)
 
 
 def as_env_id(env_id: Any, first: str, anchor: Array) -> tuple[Array, int]:

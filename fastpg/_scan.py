@@ -18,7 +18,8 @@ from fastpg._check import (
     as_flags,
     as_floats,
     as_fraction,
-    as_index,
+    as_mask_mode,
+    as_offsets,
     at_home,
     into,
     same_shape,
@@ -161,8 +162,7 @@ class _Batch(NamedTuple):
 
 
 def _as_batch(first: str, x: Array, axis: int, offsets: Any, env_id: Any, mask: Any, mask_mode: Any) -> _Batch:
-    if mask_mode not in ("skip", "zero", "reset"):
-        raise ValueError(f"mask_mode is {mask_mode!r}; 'skip', 'zero' or 'reset' is wanted")
+    as_mask_mode(mask_mode)
     live: Array = np.empty(0, bool)
     mode: Mode = ""
     if mask is not None:
@@ -181,25 +181,9 @@ def _as_batch(first: str, x: Array, axis: int, offsets: Any, env_id: Any, mask: 
         return _Batch(Layout("rows" if lanes >= _WIDE else "narrow", mode, x.dtype), lanes, x.shape, live, row)
     where = np.arange(lanes + 1) * x.shape[axis]
     if offsets is not None:
-        where = _as_offsets(offsets, first, x)
+        where = as_offsets(offsets, len(x), first)
         row = (len(where) - 1,)
     return _Batch(Layout("lanes", mode, x.dtype), len(where) - 1, where, live, row)
-
-
-def _as_offsets(value: Any, first: str, x: Array) -> Array:
-    offsets = as_index("offsets", value)
-    if offsets.ndim != 1 or len(offsets) == 0:
-        raise ValueError(f"offsets has shape {offsets.shape}; (B + 1,) is wanted")
-    for k, wanted in ((0, 0), (len(offsets) - 1, len(x))):
-        if offsets[k] != wanted:
-            raise ValueError(f"offsets[{k}] is {offsets[k]}, but {first} has {len(x)} steps; {wanted} is wanted")
-    falls = np.flatnonzero(offsets[1:] < offsets[:-1])
-    if len(falls):
-        k = int(falls[0])
-        raise ValueError(
-            f"offsets[{k + 1}] is {offsets[k + 1]}, below offsets[{k}], {offsets[k]}; no less than that is wanted"
-        )
-    return np.ascontiguousarray(offsets)
 
 
 def _as_ids(value: Any, first: str, x: Array) -> tuple[Array, Array | None, int]:

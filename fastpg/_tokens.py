@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastpg._check import as_flags, as_index
+from fastpg._check import as_flags, as_offsets
 
 Array = NDArray[Any]
 
@@ -25,7 +25,7 @@ class Tokens:
         else:
             if len(shape) != 1:
                 raise ValueError(f"{name} has shape {shape}; (L,) is wanted with offsets")
-            bounds = as_offsets(offsets, shape[0])
+            bounds = as_offsets(offsets, shape[0], name)
             starts, width = bounds[:-1], np.diff(bounds)
         valid = None
         if mask is not None:
@@ -89,20 +89,3 @@ class Tokens:
         full = np.zeros(self.shape, dtype)
         full.reshape(-1)[self.at] = tokens
         return full
-
-
-def as_offsets(offsets: Any, size: int | None = None) -> Array:
-    """B + 1 integers from 0 up to `size`, or to anywhere."""
-    bounds = as_index("offsets", offsets)
-    if bounds.ndim != 1 or len(bounds) == 0:
-        raise ValueError(f"offsets has shape {bounds.shape}; (B + 1,) is wanted")
-    if bounds[0] != 0 or bounds[-1] != (bounds[-1] if size is None else size):
-        wanted = "from 0 is wanted" if size is None else f"from 0 to {size} is wanted"
-        raise ValueError(f"offsets run from {bounds[0]} to {bounds[-1]}; {wanted}")
-    falls = np.flatnonzero(np.diff(bounds) < 0)
-    if falls.size:
-        at = int(falls[0])
-        raise ValueError(
-            f"offsets[{at + 1}] is {bounds[at + 1]}, below offsets[{at}], {bounds[at]}; they must not fall"
-        )
-    return bounds

@@ -41,9 +41,7 @@ def test_unequal_shapes(case):
 
 
 @named(TIME)
-@pytest.mark.parametrize(
-    "dtype", [np.int64, np.int8, np.bool_, np.longdouble, np.complex128, object, "U3", "M8[s]"]
-)
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.bool_, np.longdouble, np.complex128, object, "U3", "M8[s]"])
 def test_rewards_that_are_not_float32_or_float64(case, dtype):
     refuses(case, TypeError, "reward has dtype", {"reward": np.zeros((6, 4)).astype(dtype)})
 

@@ -233,7 +233,7 @@ def test_one_hundred_thousand_episodes_of_one_to_five_hundred_steps(rng):
 
 
 REFUSED = [
-    ({"offsets": [0, 3]}, "offsets runs from 0 to 3; from 0 to the 6 steps of reward is wanted"),
+    ({"offsets": [0, 3]}, "offsets runs from 0 to 3; from 0 to 6, the length of reward, is wanted"),
     ({"offsets": [1, 6]}, "offsets runs from 1 to 6"),
     ({"offsets": [0, 4, 3, 6]}, "offsets falls from 4 to 3 at sequence 1"),
     ({"offsets": []}, r"offsets has shape \(0,\)"),
@@ -294,7 +294,13 @@ def test_window_lengths_and_clips_that_are_none():
     for n, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError), (None, TypeError)):
         with pytest.raises(error, match="n is"):
             fastpg.n_step_return(x, x, no, no, n=n)
-    for clip, error in ((-1.0, ValueError), (np.nan, ValueError), ("1", TypeError), (None, TypeError), (True, TypeError)):
+    for clip, error in (
+        (-1.0, ValueError),
+        (np.nan, ValueError),
+        ("1", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+    ):
         with pytest.raises(error, match="clip_c is"):
             fastpg.vtrace(x, x, x, x, no, no, clip_c=clip)
     got = fastpg.vtrace(x, x, x, x, no, no, clip_c=np.inf, clip_rho=1)

@@ -363,10 +363,10 @@ OK = {"step": summed, "reward": np.zeros(4)}
 ONE_A_LANE = arguments_of("gae", (4,), np.float64, np.random.default_rng(0), (2,))
 CUT = ONE_A_LANE | {"terminated": np.zeros(4, bool), "truncated": np.array([False, False, True, False])}
 REFUSED = [
-    ({"offsets": [0, 5]}, ValueError, r"offsets\[1\] is 5, but reward has 4 steps; 4 is wanted"),
-    ({"offsets": [1, 4]}, ValueError, r"offsets\[0\] is 1, but reward has 4 steps; 0 is wanted"),
-    ({"offsets": [0, 3, 2, 4]}, ValueError, r"offsets\[2\] is 2, below offsets\[1\], 3"),
-    ({"offsets": []}, ValueError, r"offsets has shape \(0,\); \(B \+ 1,\) is wanted"),
+    ({"offsets": [0, 5]}, ValueError, "offsets runs from 0 to 5; from 0 to 4, the length of reward"),
+    ({"offsets": [1, 4]}, ValueError, "offsets runs from 1 to 4; from 0 to 4, the length of reward"),
+    ({"offsets": [0, 3, 2, 4]}, ValueError, "offsets falls from 3 to 2 at sequence 1"),
+    ({"offsets": []}, ValueError, r"offsets has shape \(0,\); \(B \+ 1,\)"),
     ({"offsets": 4}, ValueError, r"offsets has shape \(\)"),
     ({"offsets": [0.0, 4.0]}, TypeError, "offsets has dtype float64; integers are wanted"),
     ({"offsets": [False, True]}, TypeError, "offsets has dtype bool; integers are wanted"),
@@ -379,8 +379,8 @@ REFUSED = [
     ({"env_id": [0] * 4, "reward": np.zeros((4, 1))}, ValueError, r"env_id is given, but reward has shape \(4, 1\)"),
     ({"mask": [1] * 4}, TypeError, "mask has dtype int64; bool is wanted"),
     ({"mask": [True] * 3}, ValueError, r"mask has shape \(3,\), but reward has \(4,\)"),
-    ({"mask": [True] * 4, "mask_mode": "drop"}, ValueError, "mask_mode is 'drop'; 'skip', 'zero' or 'reset' is wanted"),
-    ({"mask_mode": None}, ValueError, "mask_mode is None; 'skip', 'zero' or 'reset' is wanted"),
+    ({"mask": [True] * 4, "mask_mode": "drop"}, ValueError, "mask_mode is 'drop'; one of skip, zero, reset is wanted"),
+    ({"mask_mode": None}, ValueError, "mask_mode is None; one of skip"),
     ({"carry": "x"}, TypeError, "carry has dtype"),
     ({"carry": True}, TypeError, "carry has shape .* and dtype bool; a number or a one-dimensional array is wanted"),
     ({"carry": [[1.0]]}, TypeError, r"carry has shape \(1, 1\)"),

@@ -269,7 +269,7 @@ def test_explained_variance_does_not_lose_its_digits_far_from_zero(rng):
         (TypeError, "mask has dtype float64; bool", {"mask": np.ones(2)}),
         (ValueError, r"mask has shape \(1,\), but value has \(2,\)", {"mask": [True]}),
         (ValueError, r"value has shape \(2,\); \(B, T\) is wanted", {"aggregate": "seq_mean_token_sum"}),
-        (ValueError, r"offsets run from 0 to 3; from 0 to 2", {"offsets": [0, 3]}),
+        (ValueError, "offsets runs from 0 to 3; from 0 to 2", {"offsets": [0, 3]}),
     ],
 )
 def test_refusals_name_the_argument(error, message, change):
