@@ -6,7 +6,7 @@
 #include <string.h>
 
 #ifdef __x86_64__
-#include <emmintrin.h>
+#include <immintrin.h>
 #endif
 
 #define ABS(x) ((x) < 0 ? -(x) : (x))
@@ -24,6 +24,24 @@
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (order){__VA_ARGS__})
 #define NEEDS_ORDER
+#endif
+
+/* Whether two vectors hold the same numbers, by dtype and instruction set. */
+#ifdef __x86_64__
+#define alike_f32_base(a, b) (_mm_movemask_ps(_mm_cmpneq_ps((__m128)(a), (__m128)(b))) == 0)
+#define alike_f64_base(a, b) (_mm_movemask_pd(_mm_cmpneq_pd((__m128d)(a), (__m128d)(b))) == 0)
+#define alike_f32_avx2(a, b) (_mm256_movemask_ps(_mm256_cmp_ps((__m256)(a), (__m256)(b), _CMP_NEQ_UQ)) == 0)
+#define alike_f64_avx2(a, b) (_mm256_movemask_pd(_mm256_cmp_pd((__m256d)(a), (__m256d)(b), _CMP_NEQ_UQ)) == 0)
+#define alike_f32_avx512(a, b) (_mm512_cmp_ps_mask((__m512)(a), (__m512)(b), _CMP_NEQ_UQ) == 0)
+#define alike_f64_avx512(a, b) (_mm512_cmp_pd_mask((__m512d)(a), (__m512d)(b), _CMP_NEQ_UQ) == 0)
+#else
+#define ALIKE(a, b, width) __extension__({                                                                                                           \
+    int alike = 1;                                                                                                                                   \
+    for (int j = 0; j < width; j++) alike &= (a)[j] == (b)[j];                                                                                       \
+    alike;                                                                                                                                           \
+})
+#define alike_f32_base(a, b) ALIKE(a, b, 4)
+#define alike_f64_base(a, b) ALIKE(a, b, 2)
 #endif
 
 enum {
@@ -132,6 +150,7 @@ typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_ope
 static const fastpg_kernel kernels[] = {
 #define PARAMETER(kind_, x, per_row_) {#x, kind_, per_row_},
 #define IN(x) PARAMETER(FASTPG_IN, x, 0)
+#define EXP(x) PARAMETER(FASTPG_EXP, x, 0)
 #define FLAG(x) PARAMETER(FASTPG_FLAG, x, 0)
 #define SCALAR(x) PARAMETER(FASTPG_SCALAR, x, 0)
 #define NUMBER(x) PARAMETER(FASTPG_NUMBER, x, 0)
@@ -151,6 +170,7 @@ static const fastpg_kernel kernels[] = {
 #include "kernels.def"
 #undef PARAMETER
 #undef IN
+#undef EXP
 #undef FLAG
 #undef SCALAR
 #undef NUMBER

@@ -1,6 +1,7 @@
 /* One symbol a kernel and dtype, over dense C-order arrays. Included once a dtype with REAL, DTYPE and DTYPE_ID set.
  * A parameter list is read twice, as declarations and as operands, so IN(x) here becomes the pair (IN, x), and each reading walks the pairs. */
 #define IN(x) (IN, x)
+#define EXP(x) (IN, x)
 #define FLAG(x) (FLAG, x)
 #define SCALAR(x) (SCALAR, x)
 #define NUMBER(x) (NUMBER, x)
@@ -107,5 +108,6 @@
 #undef NUMBER
 #undef COUNT
 #undef SCALAR
+#undef EXP
 #undef FLAG
 #undef IN

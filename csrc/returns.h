@@ -1,13 +1,9 @@
 /* Scans over time. Each kernel is x[t] = add[t] + keep[t] x[t+1], one line for add, one for keep, one for what is written;
  * a POINTWISE one has no keep.
- * s holds the step's items under the names of kernels.def, next is x[t+1]. The last step of a lane arrives with s.truncated set. */
+ * s holds the step's items under the names of kernels.def, e^x of an EXP(x); next is x[t+1]. The last step of a lane arrives with s.truncated set. */
 
-/* min(clip, pi / mu). A NaN stays one. */
-static inline REAL F(clipped_ratio)(REAL log_ratio, REAL clip)
-{
-    const REAL ratio = F(exp_any)(log_ratio);
-    return ratio > clip ? clip : ratio;
-}
+/* min(clip, ratio). A NaN stays one. */
+static inline REAL F(clipped)(REAL ratio, REAL clip) { return ratio > clip ? clip : ratio; }
 
 /* G[t] = r[t] + gamma (1 - ended[t]) G[t+1]; then every step of an episode takes the G of its first step. */
 STEP(total_return,
@@ -68,13 +64,13 @@ RECUR(n_step_return)
     static inline REAL F(name##_target)(F(name##_step) s) { return s.reward + times(unless(s.terminated, s.gamma), s.next_value); }
 
 TARGET(retrace)
-OFF_POLICY(retrace, s.q_value, s.lambda_ * F(clipped_ratio)(s.log_ratio, 1))
+OFF_POLICY(retrace, s.q_value, s.lambda_ * F(clipped)(s.log_ratio, 1))
 
 TARGET(q_lambda)
 OFF_POLICY(q_lambda, s.value, s.greedy ? s.lambda_ : 0)
 
 TARGET(tree_backup)
-OFF_POLICY(tree_backup, s.q_value, s.lambda_ * F(exp_any)(s.log_prob))
+OFF_POLICY(tree_backup, s.q_value, s.lambda_ * s.log_prob)
 
 TARGET(upgo)
 OFF_POLICY(upgo, s.value, (REAL)(F(upgo_target)(s) >= s.value))
@@ -83,12 +79,12 @@ OFF_POLICY(upgo, s.value, (REAL)(F(upgo_target)(s) >= s.value))
 static inline REAL F(vtrace_delta)(F(vtrace_step) s) { return s.reward + times(unless(s.terminated, s.gamma), s.next_value) - s.value; }
 static inline REAL F(vtrace_ratio)(F(vtrace_step) s, REAL clip)
 {
-    return times(1 - s.alpha, F(clipped_ratio)(s.log_ratio, (REAL)INFINITY)) + times(s.alpha, F(clipped_ratio)(s.log_ratio, clip));
+    return times(1 - s.alpha, s.log_ratio) + times(s.alpha, F(clipped)(s.log_ratio, clip));
 }
 STEP(vtrace,
      F(vtrace_ratio)(s, s.clip_rho) * F(vtrace_delta)(s),
      unless(s.terminated | s.truncated, s.gamma * s.lambda_ * F(vtrace_ratio)(s, s.clip_c)),
      (s.target = s.value + x,
-      s.pg_advantage = F(clipped_ratio)(s.log_ratio, s.clip_pg_rho) *
+      s.pg_advantage = F(clipped)(s.log_ratio, s.clip_pg_rho) *
                        (F(vtrace_delta)(s) + times(unless(s.terminated | s.truncated, s.gamma * s.lambda_), next))))
 RECUR(vtrace)

@@ -41,7 +41,7 @@ typedef struct {
     _Alignas(64) REAL carry[F(LANES)], stale[F(LANES)], after[F(LANES)]; /* a lane: x[t+1]; the same had a part begun with 0; V of the step to come */
     uint8_t some[F(LANES)];                                              /* a lane: whether an unmasked step is to come */
     uint8_t mask_stage[F(ITEMS)], ahead_stage[F(ITEMS)], cut_stage[F(ITEMS)];
-    const uint8_t *mask, *ahead; /* of the chunk: which steps count; the same one step on in each lane */
+    const uint8_t *mask, *ahead; /* of the chunk: which steps count; where gaps cut or count as 0, the same one step on in each lane */
     int32_t end_at[F(ITEMS)];    /* ends of lanes in the chunk, ascending, and whose */
     ptrdiff_t end_lane[F(ITEMS)], ends;
     const F(scan_kernel) * kernel;
@@ -173,14 +173,19 @@ static void F(find_ends)(F(workspace) * w, F(place) c)
 /* --- what a chunk reads */
 
 /* Steps that a mask leaves out count as 0. */
-static void F(blank)(char *items, const uint8_t *mask, ptrdiff_t count, ptrdiff_t size)
+static void F(blank)(char *restrict items, const uint8_t *restrict mask, ptrdiff_t count, ptrdiff_t size)
 {
     if (size == 1)
         for (ptrdiff_t i = 0; i < count; i++) items[i] = items[i] & mask[i];
     else {
-        REAL *x = (REAL *)(void *)items;
+        REAL *restrict x = (REAL *)(void *)items;
         for (ptrdiff_t i = 0; i < count; i++) x[i] = mask[i] ? x[i] : 0;
     }
+}
+
+static void F(cut_at_gaps)(uint8_t *restrict truncated, const uint8_t *restrict ahead, ptrdiff_t count)
+{
+    for (ptrdiff_t i = 0; i < count; i++) truncated[i] = truncated[i] | !ahead[i];
 }
 
 static void F(locate_mask)(F(workspace) * w, F(place) c)
@@ -190,6 +195,7 @@ static void F(locate_mask)(F(workspace) * w, F(place) c)
     if (F(dense)(w, o, c, 1)) w->mask = (const uint8_t *)F(address)(w, o, c);
     else F(gather)(w, o, c, 1, (char *)w->mask_stage, 0);
     w->ahead = w->ahead_stage;
+    if (w->layout->mask_mode == FASTPG_SKIP) return;
     if (w->order == FASTPG_INTERLEAVED) {
         const int64_t *env = w->layout->env_id + c.minor;
         for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
@@ -338,7 +344,8 @@ static void F(locate)(F(workspace) * w, F(place) c)
                 continue;
             }
         }
-        const int changed = next || (truncated && (w->ends || w->cut || (masked && !zero))) || (zero && (kind == FASTPG_IN || kind == FASTPG_FLAG));
+        const int exponent = kind == FASTPG_EXP;
+        const int changed = next || exponent || (truncated && (w->ends || w->cut || (masked && !zero))) || (zero && (kind == FASTPG_IN || kind == FASTPG_FLAG));
         const int out = kind == FASTPG_OUT, dense = F(dense)(w, o, c, size);
         if (dense && !changed && !(out && w->past_caches)) {
             w->at[k] = F(address)(w, o, c);
@@ -347,9 +354,7 @@ static void F(locate)(F(workspace) * w, F(place) c)
         if (out) continue;
         if (next) {
             F(locate_next_value)(w, c, (REAL *)(void *)stage);
-            if (zero) {
-                for (ptrdiff_t i = 0; i < c.count; i++) w->stage[k][i] = w->ahead[i] ? w->stage[k][i] : 0;
-            }
+            if (zero) F(blank)(stage, w->ahead, c.count, size);
             continue;
         }
         const int repeats = o->stride0 == 0 && o->stride1 == 0;
@@ -361,9 +366,10 @@ static void F(locate)(F(workspace) * w, F(place) c)
         else
             F(gather)(w, o, c, size, stage, 0);
         if (zero && changed) F(blank)(stage, w->mask, c.count, size);
+        if (exponent)
+            for (ptrdiff_t i = 0; i < c.count; i++) w->stage[k][i] = F(exp_any)(w->stage[k][i]);
         if (!truncated) continue;
-        if (reset)
-            for (ptrdiff_t i = 0; i < c.count; i++) stage[i] = stage[i] | !w->ahead[i];
+        if (reset) F(cut_at_gaps)((uint8_t *)stage, w->ahead, c.count);
         if (w->short_value && !past_gaps) { /* at the end of a lane V is known */
             for (ptrdiff_t e = 0; e < w->ends; e++) stage[w->end_at[e]] = 0;
             F(find_cut)(w, c);
@@ -444,7 +450,8 @@ static void F(recur_lanes)(const F(workspace) * w, REAL *x, REAL *carry, ptrdiff
 }
 
 /* One lane, a vector of steps at a time. By doubling, a[i] and k[i] come to stand for 1, 2, 4, ... steps: a + k x[beyond them]; then the carry
- * is added to all. No coefficient is compared with 0 here: where anything is not finite the chunk is walked again, step by step. */
+ * is added to all. Most vectors hold one coefficient throughout, whose powers are at hand: the same products, so the same bits.
+ * No coefficient is compared with 0 here: where anything is not finite the chunk is walked again, step by step. */
 static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
 {
     typedef REAL vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
@@ -454,39 +461,63 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
     const ptrdiff_t whole = (n + F(WIDTH) - 1) / F(WIDTH) * F(WIDTH);
     for (ptrdiff_t i = n; i < whole; i++) w->add[i] = 0, w->keep[i] = 1;
     const vector zero = {0}, one = zero + 1;
-    vector odd = zero, c = zero + *carry;
-    for (ptrdiff_t i = whole - F(WIDTH); i >= 0; i -= F(WIDTH)) {
-        vector a = *(const vector *)(w->add + i), k = *(const vector *)(w->keep + i);
-#define DOUBLE(...)                                                                                                                                  \
+#if VECTOR_BYTES / REAL_BYTES == 16
+#define AHEAD_1 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
+#define AHEAD_2 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17
+#define AHEAD_4 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19
+#define AHEAD_8 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23
+#define FIRST 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
+#define DOUBLINGS(DOUBLE) DOUBLE(0, AHEAD_1) DOUBLE(1, AHEAD_2) DOUBLE(2, AHEAD_4) DOUBLE(3, AHEAD_8)
+#elif VECTOR_BYTES / REAL_BYTES == 8
+#define AHEAD_1 1, 2, 3, 4, 5, 6, 7, 8
+#define AHEAD_2 2, 3, 4, 5, 6, 7, 8, 9
+#define AHEAD_4 4, 5, 6, 7, 8, 9, 10, 11
+#define FIRST 0, 0, 0, 0, 0, 0, 0, 0
+#define DOUBLINGS(DOUBLE) DOUBLE(0, AHEAD_1) DOUBLE(1, AHEAD_2) DOUBLE(2, AHEAD_4)
+#elif VECTOR_BYTES / REAL_BYTES == 4
+#define AHEAD_1 1, 2, 3, 4
+#define AHEAD_2 2, 3, 4, 5
+#define FIRST 0, 0, 0, 0
+#define DOUBLINGS(DOUBLE) DOUBLE(0, AHEAD_1) DOUBLE(1, AHEAD_2)
+#else
+#define AHEAD_1 1, 2
+#define FIRST 0, 0
+#define DOUBLINGS(DOUBLE) DOUBLE(0, AHEAD_1)
+#endif
+#define GENERAL(j, ...)                                                                                                                              \
     a += k * SHUFFLE(a, zero, __VA_ARGS__);                                                                                                          \
     k *= SHUFFLE(k, one, __VA_ARGS__);
-#if VECTOR_BYTES / REAL_BYTES == 16
-        DOUBLE(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16)
-        DOUBLE(2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17)
-        DOUBLE(4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19)
-        DOUBLE(8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
-        a += k * c;
-        c = SHUFFLE(a, a, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
-#elif VECTOR_BYTES / REAL_BYTES == 8
-        DOUBLE(1, 2, 3, 4, 5, 6, 7, 8)
-        DOUBLE(2, 3, 4, 5, 6, 7, 8, 9)
-        DOUBLE(4, 5, 6, 7, 8, 9, 10, 11)
-        a += k * c;
-        c = SHUFFLE(a, a, 0, 0, 0, 0, 0, 0, 0, 0);
-#elif VECTOR_BYTES / REAL_BYTES == 4
-        DOUBLE(1, 2, 3, 4)
-        DOUBLE(2, 3, 4, 5)
-        a += k * c;
-        c = SHUFFLE(a, a, 0, 0, 0, 0);
-#else
-        DOUBLE(1, 2)
-        a += k * c;
-        c = SHUFFLE(a, a, 0, 0);
-#endif
-#undef DOUBLE
-        *(vector *)(x + i) = a;
-        odd += a - a;
+#define OF_POWERS(j, ...)                                                                                                                            \
+    power[j] = zero + k[0];                                                                                                                          \
+    k *= SHUFFLE(k, one, __VA_ARGS__);
+#define BY_POWERS(j, ...) a += power[j] * SHUFFLE(a, zero, __VA_ARGS__);
+    const vector usual = zero + w->keep[n / 2]; /* an ending's 0 serves as well as any */
+    vector power[4], k = usual, odd = zero, c = zero + *carry;
+    DOUBLINGS(OF_POWERS)
+    const vector usual_to_end = k;
+    for (ptrdiff_t i = whole - F(WIDTH); i >= 0; i -= F(WIDTH)) {
+        vector a = *(const vector *)(w->add + i);
+        k = *(const vector *)(w->keep + i);
+        if (F(alike)(k, usual)) {
+            DOUBLINGS(BY_POWERS)
+            k = usual_to_end;
+        } else {
+            DOUBLINGS(GENERAL)
+        }
+        *(vector *)(x + i) = a + k * c;
+        c = SHUFFLE(a, a, FIRST) + SHUFFLE(k, k, FIRST) * c; /* the first item again, off the chain of the others */
+        const vector y = *(const vector *)(x + i);
+        odd += y - y;
     }
+#undef AHEAD_1
+#undef AHEAD_2
+#undef AHEAD_4
+#undef AHEAD_8
+#undef FIRST
+#undef DOUBLINGS
+#undef GENERAL
+#undef OF_POWERS
+#undef BY_POWERS
     REAL total = 0;
     for (int i = 0; i < F(WIDTH); i++) total += odd[i];
     x[n] = *carry;
@@ -508,9 +539,11 @@ static void F(recur_interleaved)(F(workspace) * w, F(place) c)
 static void F(mask_coefficients)(F(workspace) * w, ptrdiff_t count)
 {
     const REAL through = w->layout->mask_mode == FASTPG_SKIP;
+    REAL *restrict add = w->add, *restrict keep = w->keep;
+    const uint8_t *restrict mask = w->mask;
     for (ptrdiff_t i = 0; i < count; i++) {
-        w->add[i] = w->mask[i] ? w->add[i] : 0;
-        w->keep[i] = w->mask[i] ? w->keep[i] : through;
+        add[i] = mask[i] ? add[i] : 0;
+        keep[i] = mask[i] ? keep[i] : through;
     }
 }
 
@@ -639,7 +672,7 @@ static void F(scan_flat)(F(workspace) * w)
     if (w->layout && w->layout->mask.data && part->to < w->size) F(look_ahead)(w, part->to);
     int settled = 0;
     for (ptrdiff_t to = part->to; to > part->from && !settled;) {
-        const ptrdiff_t from = (to - 1) / F(ITEMS) * F(ITEMS);
+        const ptrdiff_t grid = (to - 1) / F(ITEMS) * F(ITEMS), from = grid > part->from ? grid : part->from;
         const F(place) c = F(place_at)(w, from, to - from);
         if (part->window) F(window_chunk)(w, c, part->window);
         else settled = F(chunk)(w, c, &carry, repair ? &stale : NULL, 1);
@@ -770,6 +803,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
 
 /* From kernels.def: what a step holds, where a chunk's items lie, and how one is read and written. */
 #define IN(x) REAL x;
+#define EXP(x) REAL x;
 #define FLAG(x) uint8_t x;
 #define SCALAR(x) REAL x;
 #define NUMBER(x) REAL x;
@@ -779,6 +813,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
 #define ROW(name, parameters)
 #include "kernels.def"
 #undef IN
+#undef EXP
 #undef FLAG
 #undef SCALAR
 #undef NUMBER
@@ -787,6 +822,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
 #undef TIME
 
 #define IN(x) const REAL *x;
+#define EXP(x) const REAL *x;
 #define FLAG(x) const uint8_t *x;
 #define SCALAR(x) const REAL *x;
 #define NUMBER(x) const REAL *x;
@@ -797,6 +833,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
     enum { F(name##_parameters) = sizeof(F(name##_at)) / sizeof(void *) };
 #include "kernels.def"
 #undef IN
+#undef EXP
 #undef FLAG
 #undef SCALAR
 #undef NUMBER
@@ -805,6 +842,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
 #undef TIME
 
 #define IN(x) s.x = at->x[i];
+#define EXP(x) s.x = at->x[i];
 #define FLAG(x) s.x = at->x[i];
 #define SCALAR(x) s.x = at->x[i];
 #define NUMBER(x) s.x = at->x[i];
@@ -818,6 +856,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
     }
 #include "kernels.def"
 #undef IN
+#undef EXP
 #undef FLAG
 #undef SCALAR
 #undef NUMBER
@@ -826,6 +865,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
 #undef TIME
 
 #define IN(x)
+#define EXP(x)
 #define FLAG(x)
 #define SCALAR(x)
 #define NUMBER(x)
@@ -835,6 +875,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
     static inline void F(name##_write)(const F(name##_at) * at, ptrdiff_t i, F(name##_step) s) { parameters }
 #include "kernels.def"
 #undef IN
+#undef EXP
 #undef FLAG
 #undef SCALAR
 #undef NUMBER

@@ -19,7 +19,7 @@ cdef extern from "fastpg.h" nogil:
     enum:
         FASTPG_MAX_PARAMETERS
     ctypedef enum fastpg_kind:
-        FASTPG_IN, FASTPG_FLAG, FASTPG_SCALAR, FASTPG_NUMBER, FASTPG_COUNT, FASTPG_INDEX, FASTPG_OUT, FASTPG_OUT_INDEX
+        FASTPG_IN, FASTPG_EXP, FASTPG_FLAG, FASTPG_SCALAR, FASTPG_NUMBER, FASTPG_COUNT, FASTPG_INDEX, FASTPG_OUT, FASTPG_OUT_INDEX
     ctypedef enum fastpg_dtype:
         FASTPG_F32, FASTPG_F64
     ctypedef enum fastpg_family:
@@ -87,7 +87,7 @@ cdef int position(int kernel, bytes name):
 for _k in range(fastpg_kernel_count()):
     ROLES[<int>_k] = Roles(position(_k, b"value"), position(_k, b"next_value"))
 
-cdef tuple KIND_NAMES = ("IN", "FLAG", "SCALAR", "NUMBER", "COUNT", "INDEX", "OUT", "OUT_INDEX")
+cdef tuple KIND_NAMES = ("IN", "EXP", "FLAG", "SCALAR", "NUMBER", "COUNT", "INDEX", "OUT", "OUT_INDEX")
 cdef dict INDEX = {fastpg_kernel_at(k).name.decode(): k for k in range(fastpg_kernel_count())}
 
 
