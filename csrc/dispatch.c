@@ -148,18 +148,21 @@ typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_ope
 #endif
 
 static const fastpg_kernel kernels[] = {
-#define PARAMETER(kind_, x, per_row_) {#x, kind_, per_row_},
-#define IN(x) PARAMETER(FASTPG_IN, x, 0)
-#define EXP(x) PARAMETER(FASTPG_EXP, x, 0)
-#define FLAG(x) PARAMETER(FASTPG_FLAG, x, 0)
-#define SCALAR(x) PARAMETER(FASTPG_SCALAR, x, 0)
-#define NUMBER(x) PARAMETER(FASTPG_NUMBER, x, 0)
-#define COUNT(x) PARAMETER(FASTPG_COUNT, x, 0)
-#define OUT(x) PARAMETER(FASTPG_OUT, x, 0)
-#define ROW_IN(x) PARAMETER(FASTPG_IN, x, 1)
-#define ROW_INDEX(x) PARAMETER(FASTPG_INDEX, x, 1)
-#define ROW_OUT(x) PARAMETER(FASTPG_OUT, x, 1)
-#define ROW_OUT_INDEX(x) PARAMETER(FASTPG_OUT_INDEX, x, 1)
+#define PARAMETER(kind_, x, per_row_, shared_) {#x, kind_, per_row_, shared_},
+#define IN(x) PARAMETER(FASTPG_IN, x, 0, 0)
+#define EXP(x) PARAMETER(FASTPG_EXP, x, 0, 0)
+#define FLAG(x) PARAMETER(FASTPG_FLAG, x, 0, 1)
+#define SCALAR(x) PARAMETER(FASTPG_SCALAR, x, 0, 0)
+#define NUMBER(x) PARAMETER(FASTPG_NUMBER, x, 0, 0)
+#define COUNT(x) PARAMETER(FASTPG_COUNT, x, 0, 0)
+#define OUT(x) PARAMETER(FASTPG_OUT, x, 0, 0)
+#define BIT(x) PARAMETER(FASTPG_FLAG, x, 0, 0)
+#define SHARED_IN(x) PARAMETER(FASTPG_IN, x, 0, 1)
+#define SHARED_OUT(x) PARAMETER(FASTPG_OUT, x, 0, 1)
+#define ROW_IN(x) PARAMETER(FASTPG_IN, x, 1, 0)
+#define ROW_INDEX(x) PARAMETER(FASTPG_INDEX, x, 1, 0)
+#define ROW_OUT(x) PARAMETER(FASTPG_OUT, x, 1, 0)
+#define ROW_OUT_INDEX(x) PARAMETER(FASTPG_OUT_INDEX, x, 1, 0)
 #define LIST(name_, family_, ...)                                                                                                            \
     {.name = #name_,                                                                                                                                 \
      .family = family_,                                                                                                                              \
@@ -176,6 +179,9 @@ static const fastpg_kernel kernels[] = {
 #undef NUMBER
 #undef COUNT
 #undef OUT
+#undef BIT
+#undef SHARED_IN
+#undef SHARED_OUT
 #undef ROW_IN
 #undef ROW_INDEX
 #undef ROW_OUT
@@ -313,6 +319,14 @@ static enum fastpg_order order_of(const fastpg_kernel *kernel, const fastpg_oper
     return lanes > 1 && ABS(operands[out].stride1) <= ABS(operands[out].stride0) ? FASTPG_LANES : FASTPG_FLAT;
 }
 
+/* Whether rows are summed: in one order, whatever the threads. */
+static int sums(int kernel, const fastpg_operand *operands)
+{
+    for (int k = 0; k < kernels[kernel].n_parameters; k++)
+        if (kernels[kernel].parameters[k].kind == FASTPG_OUT && kernels[kernel].parameters[k].shared && !operands[k].stride0) return 1;
+    return 0;
+}
+
 ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1, const fastpg_layout *layout)
 {
     if (size0 == 0 || size1 == 0) return -1;
@@ -324,6 +338,7 @@ ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *opera
     if (kernels[kernel].family == FASTPG_ROW) {
         j.size = size0;
         if (parts > 1) parts *= PARTS_A_THREAD;
+        if (sums(kernel, operands)) parts = 1;
     } else {
         part->order = order_of(&kernels[kernel], operands, size1, layout);
         part->window = window_of(&kernels[kernel], operands, size0, layout);

@@ -30,6 +30,7 @@ typedef struct {
     const char *name;
     fastpg_kind kind;
     int per_row; /* one item a row rather than one a row and action */
+    int shared;  /* of a ROW kernel: rows may share it. An input has stride0 0 then, an output too, and the sum over the rows is added to that */
 } fastpg_parameter;
 
 typedef struct {

@@ -7,6 +7,9 @@
 #define NUMBER(x) (NUMBER, x)
 #define COUNT(x) (COUNT, x)
 #define OUT(x) (OUT, x)
+#define BIT(x) (FLAG, x)
+#define SHARED_IN(x) (IN, x)
+#define SHARED_OUT(x) (OUT, x)
 #define ROW_IN(x) (ROW_IN, x)
 #define ROW_INDEX(x) (ROW_INDEX, x)
 #define ROW_OUT(x) (ROW_OUT, x)
@@ -104,6 +107,9 @@
 #undef ROW_OUT
 #undef ROW_INDEX
 #undef ROW_IN
+#undef SHARED_OUT
+#undef SHARED_IN
+#undef BIT
 #undef OUT
 #undef NUMBER
 #undef COUNT

@@ -515,3 +515,453 @@ static ptrdiff_t F(categorical_mode)(const fastpg_kernel *kernel, const fastpg_o
     }
     return -1;
 }
+
+/* --- rows of independent items: bits and normal numbers
+ *
+ * An item needs no neighbour but in the sum of its row, so tiles lie as memory does, item (row r, action a) at [r * count + a], and dense
+ * arrays are read and written in place. */
+
+#define HALF_LOG_2_PI ((REAL)0.91893853320467274178)
+#define ROW_KERNEL(name)                                                                                                                             \
+    static ptrdiff_t F(name##_of)(const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions);                                                \
+    static ptrdiff_t F(name)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions,                         \
+                             const fastpg_layout *layout, const fastpg_part *part)                                                                   \
+    {                                                                                                                                                \
+        (void)kernel, (void)layout, (void)part;                                                                                                      \
+        return F(name##_of)(operands, rows, actions);                                                                                                \
+    }                                                                                                                                                \
+    static ptrdiff_t F(name##_of)(const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions)
+#define EACH_NUMBER(k) INDEPENDENT for (ptrdiff_t k = 0; k < n; k++)
+
+static ptrdiff_t F(count_of)(const F(shape) * g, ptrdiff_t from) { return F(at_most)(g->piece, g->actions - from); }
+
+static int F(lies_densely)(const F(shape) * g, const fastpg_operand *o, ptrdiff_t count)
+{
+    return o->stride1 == (ptrdiff_t)sizeof(REAL) && (g->rows == 1 || o->stride0 == count * (ptrdiff_t)sizeof(REAL));
+}
+
+/* The numbers of a tile: where they are, or gathered into x. */
+static const REAL *F(tile_as_it_lies)(const F(shape) * g, const fastpg_operand *o, ptrdiff_t from, REAL *restrict x)
+{
+    const ptrdiff_t count = F(count_of)(g, from);
+    const char *base = o->data + g->first * o->stride0 + from * o->stride1;
+    if (F(lies_densely)(g, o, count)) return (const REAL *)base;
+    for (ptrdiff_t r = 0; r < g->rows; r++)
+        for (ptrdiff_t a = 0; a < count; a++) x[r * count + a] = *(const REAL *)(base + r * o->stride0 + a * o->stride1);
+    return x;
+}
+
+/* Where a tile of the output is to be written: in its place, or into x, for `put_tile` to scatter. */
+static REAL *F(place_of_tile)(const F(shape) * g, const fastpg_operand *o, ptrdiff_t from, REAL *x)
+{
+    const int direct = F(lies_densely)(g, o, F(count_of)(g, from)) && o->stride0;
+    return direct ? (REAL *)(o->data + g->first * o->stride0 + from * o->stride1) : x;
+}
+
+/* Takes a tile that was not written in place: scatters it, or, where rows share the output and `sum` is given, adds rows up in that and it to
+ * the output at the end. */
+static void F(put_tile)(const F(shape) * g, ptrdiff_t rows, const fastpg_operand *o, ptrdiff_t from, const REAL *restrict x, REAL *restrict sum)
+{
+    const ptrdiff_t count = F(count_of)(g, from), n = g->rows * count;
+    char *base = o->data + g->first * o->stride0 + from * o->stride1;
+    if (o->stride0 || !sum) {
+        if ((const char *)x == base) return;
+        for (ptrdiff_t r = 0; r < g->rows; r++)
+            for (ptrdiff_t a = 0; a < count; a++) *(REAL *)(base + r * o->stride0 + a * o->stride1) = x[r * count + a];
+    } else if (g->folded) {
+        for (ptrdiff_t a = 0; a < count; a++) *(REAL *)(base + a * o->stride1) += x[a];
+    } else {
+        if (!g->first) memset(sum, 0, (size_t)(count * F(R)) * sizeof(REAL));
+        for (ptrdiff_t k = 0; k < n; k++) sum[k] += x[k];
+        if (g->first + g->rows < rows) return;
+        for (ptrdiff_t half = F(R) / 2; half; half /= 2)
+            INDEPENDENT for (ptrdiff_t k = 0; k < half * count; k++) sum[k] += sum[k + half * count];
+        for (ptrdiff_t a = 0; a < count; a++) *(REAL *)(base + a * o->stride1) += sum[a];
+    }
+}
+
+enum { F(SPLAT) = 16 };
+
+/* The weight of each item of a tile. Whole vectors are written, and what runs over is the next row's. */
+static void F(weight_of_items)(const F(shape) * g, const fastpg_operand *weight, ptrdiff_t count, REAL *restrict w)
+{
+    for (ptrdiff_t r = 0; r < g->rows; r++) {
+        const REAL of_row = F(item)(weight, g->first + r);
+        for (ptrdiff_t a = 0; a < count; a += F(SPLAT))
+            for (ptrdiff_t i = 0; i < F(SPLAT); i++) w[r * count + a + i] = of_row;
+    }
+}
+
+/* Adds a tile to the sums of its rows. */
+static void F(add_rows)(const F(shape) * g, ptrdiff_t count, const REAL *restrict x, REAL *restrict sum)
+{
+    if (g->folded) {
+        ptrdiff_t i = 0;
+        for (; i + F(R) <= count; i += F(R))
+            EACH_PLACE(r) sum[r] += x[i + r];
+        for (ptrdiff_t r = 0; i + r < count; r++) sum[r] += x[i + r];
+        return;
+    }
+    _Alignas(64) REAL turned[F(TILE)];
+    F(transpose)(x, count, turned, F(R), g->rows, count);
+    for (ptrdiff_t a = 0; a < count; a++)
+        for (ptrdiff_t r = 0; r < g->rows; r++) sum[r] += turned[a * F(R) + r];
+}
+
+static void F(sum_of_rows)(const F(shape) * g, const fastpg_operand *out, REAL *sum, REAL constant)
+{
+    F(fold)(g, sum);
+    for (ptrdiff_t r = 0; r < g->rows; r++) *(REAL *)(out->data + (g->first + r) * out->stride0) = sum[r] + constant;
+}
+
+/* Flags of a tile: where they are, or gathered into x. */
+static const uint8_t *F(flags_as_they_lie)(const F(shape) * g, const fastpg_operand *o, ptrdiff_t from, uint8_t *restrict x)
+{
+    const ptrdiff_t count = F(count_of)(g, from);
+    const char *base = o->data + g->first * o->stride0 + from * o->stride1;
+    if (o->stride1 == 1 && (g->rows == 1 || o->stride0 == count)) return (const uint8_t *)base;
+    for (ptrdiff_t r = 0; r < g->rows; r++)
+        for (ptrdiff_t a = 0; a < count; a++) x[r * count + a] = (uint8_t)base[r * o->stride0 + a * o->stride1];
+    return x;
+}
+
+/* The logits of a tile, -inf where illegal. */
+static const REAL *F(logits_as_they_lie)(const F(shape) * g, const fastpg_operand *logits, const fastpg_operand *legal, ptrdiff_t from, REAL *restrict x)
+{
+    const ptrdiff_t n = g->rows * F(count_of)(g, from);
+    const REAL *given = F(tile_as_it_lies)(g, logits, from, x);
+    if (!legal->data) return given;
+    uint8_t own[F(TILE)];
+    const uint8_t *may = F(flags_as_they_lie)(g, legal, from, own);
+    EACH_NUMBER(k) x[k] = may[k] ? given[k] : -(REAL)INFINITY;
+    return x;
+}
+
+/* Of a bit with logit x, e = e^-|x|: the probabilities of 1 and of 0, each to its last digit, and their logs. */
+static inline REAL F(of_one)(REAL x, REAL e) { return (x >= 0 ? 1 : e) / (1 + e); }
+static inline REAL F(of_none)(REAL x, REAL e) { return (x >= 0 ? e : 1) / (1 + e); }
+static inline REAL F(log_of_one)(REAL x, REAL log_1e) { return (x < 0 ? x : 0) - log_1e; }
+static inline REAL F(log_of_none)(REAL x, REAL log_1e) { return (x > 0 ? -x : 0) - log_1e; }
+
+/* log pi(a) = sum log sigmoid(x) where a is 1, log sigmoid(-x) where it is 0 */
+ROW_KERNEL(bernoulli_log_prob)
+{
+    const fastpg_operand *logits = &operands[0], *action = &operands[1], *legal = &operands[2], *out = &operands[3];
+    _Alignas(64) REAL own[F(TILE)], term[F(TILE)], sum[F(R)];
+    uint8_t own_bits[F(TILE)];
+    EACH_TILE(g, rows)
+    {
+        EACH_PLACE(r) sum[r] = 0;
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            const REAL *x = F(logits_as_they_lie)(&g, logits, legal, from, own);
+            const uint8_t *bit = F(flags_as_they_lie)(&g, action, from, own_bits);
+            EACH_NUMBER(k)
+            {
+                const REAL y = bit[k] ? x[k] : -x[k];
+                term[k] = F(log_of_one)(y, F(log_one_plus)(F(exp_nonpositive)(-ABS(y))));
+            }
+            F(add_rows)(&g, count, term, sum);
+        }
+        F(sum_of_rows)(&g, out, sum, 0);
+    }
+    return -1;
+}
+
+/* w (a - sigmoid(x)); 0 where the logit is -inf */
+ROW_KERNEL(bernoulli_log_prob_grad)
+{
+    const fastpg_operand *logits = &operands[0], *action = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
+    _Alignas(64) REAL own[F(TILE)], w[F(TILE) + F(SPLAT)], own_grad[F(TILE)];
+    uint8_t own_bits[F(TILE)];
+    EACH_TILE(g, rows)
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            const REAL *x = F(logits_as_they_lie)(&g, logits, legal, from, own);
+            const uint8_t *bit = F(flags_as_they_lie)(&g, action, from, own_bits);
+            REAL *grad = F(place_of_tile)(&g, out, from, own_grad);
+            F(weight_of_items)(&g, weight, count, w);
+            EACH_NUMBER(k)
+            {
+                const REAL y = bit[k] ? x[k] : -x[k], rest = F(of_none)(y, F(exp_nonpositive)(-ABS(y))) * w[k];
+                grad[k] = x[k] == -(REAL)INFINITY ? 0 : bit[k] ? rest : -rest;
+            }
+            F(put_tile)(&g, rows, out, from, grad, NULL);
+        }
+    return -1;
+}
+
+/* H = sum of log(1 + e) + |x| e / (1 + e), e = e^-|x| */
+ROW_KERNEL(bernoulli_entropy)
+{
+    const fastpg_operand *logits = &operands[0], *legal = &operands[1], *out = &operands[2];
+    _Alignas(64) REAL own[F(TILE)], term[F(TILE)], sum[F(R)];
+    EACH_TILE(g, rows)
+    {
+        EACH_PLACE(r) sum[r] = 0;
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            const REAL *x = F(logits_as_they_lie)(&g, logits, legal, from, own);
+            EACH_NUMBER(k)
+            {
+                const REAL distance = ABS(x[k]), e = F(exp_nonpositive)(-distance), product = distance * e;
+                term[k] = F(log_one_plus)(e) + (e == 0 ? 0 : product / (1 + e));
+            }
+            F(add_rows)(&g, count, term, sum);
+        }
+        F(sum_of_rows)(&g, out, sum, 0);
+    }
+    return -1;
+}
+
+/* dH/dx = -x p (1 - p) */
+ROW_KERNEL(bernoulli_entropy_grad)
+{
+    const fastpg_operand *logits = &operands[0], *weight = &operands[1], *legal = &operands[2], *out = &operands[3];
+    _Alignas(64) REAL own[F(TILE)], w[F(TILE) + F(SPLAT)], own_grad[F(TILE)];
+    EACH_TILE(g, rows)
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            const REAL *x = F(logits_as_they_lie)(&g, logits, legal, from, own);
+            REAL *grad = F(place_of_tile)(&g, out, from, own_grad);
+            F(weight_of_items)(&g, weight, count, w);
+            EACH_NUMBER(k)
+            {
+                const REAL e = F(exp_nonpositive)(-ABS(x[k])), product = -w[k] * x[k] * (e / ((1 + e) * (1 + e)));
+                grad[k] = e == 0 ? 0 : product;
+            }
+            F(put_tile)(&g, rows, out, from, grad, NULL);
+        }
+    return -1;
+}
+
+/* KL(p || q) = sum of p (log p - log q) over both values of each bit */
+ROW_KERNEL(bernoulli_kl)
+{
+    const fastpg_operand *logits = &operands[0], *other = &operands[1], *legal = &operands[2], *out = &operands[3];
+    _Alignas(64) REAL own[F(TILE)], own_other[F(TILE)], term[F(TILE)], sum[F(R)];
+    EACH_TILE(g, rows)
+    {
+        EACH_PLACE(r) sum[r] = 0;
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            const REAL *x = F(logits_as_they_lie)(&g, logits, legal, from, own), *y = F(logits_as_they_lie)(&g, other, legal, from, own_other);
+            EACH_NUMBER(k)
+            {
+                const REAL e_x = F(exp_nonpositive)(-ABS(x[k])), e_y = F(exp_nonpositive)(-ABS(y[k]));
+                const REAL log_x = F(log_one_plus)(e_x), log_y = F(log_one_plus)(e_y);
+                const REAL one = F(of_one)(x[k], e_x), none = F(of_none)(x[k], e_x);
+                const REAL first = one * (F(log_of_one)(x[k], log_x) - F(log_of_one)(y[k], log_y));
+                const REAL second = none * (F(log_of_none)(x[k], log_x) - F(log_of_none)(y[k], log_y));
+                term[k] = (one == 0 ? 0 : first) + (none == 0 ? 0 : second);
+            }
+            F(add_rows)(&g, count, term, sum);
+        }
+        F(sum_of_rows)(&g, out, sum, 0);
+    }
+    return -1;
+}
+
+/* dKL/dx = p (1 - p) (x - y) */
+ROW_KERNEL(bernoulli_kl_grad)
+{
+    const fastpg_operand *logits = &operands[0], *other = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
+    _Alignas(64) REAL own[F(TILE)], own_other[F(TILE)], w[F(TILE) + F(SPLAT)], own_grad[F(TILE)];
+    EACH_TILE(g, rows)
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            const REAL *x = F(logits_as_they_lie)(&g, logits, legal, from, own), *y = F(logits_as_they_lie)(&g, other, legal, from, own_other);
+            REAL *grad = F(place_of_tile)(&g, out, from, own_grad);
+            F(weight_of_items)(&g, weight, count, w);
+            EACH_NUMBER(k)
+            {
+                const REAL e = F(exp_nonpositive)(-ABS(x[k])), product = w[k] * (e / ((1 + e) * (1 + e))) * (x[k] - y[k]);
+                grad[k] = e == 0 ? 0 : product;
+            }
+            F(put_tile)(&g, rows, out, from, grad, NULL);
+        }
+    return -1;
+}
+
+/* dKL/dy = q - p, from the smaller probabilities of both where they lie on one side */
+ROW_KERNEL(bernoulli_kl_grad_other)
+{
+    const fastpg_operand *logits = &operands[0], *other = &operands[1], *weight = &operands[2], *legal = &operands[3], *out = &operands[4];
+    _Alignas(64) REAL own[F(TILE)], own_other[F(TILE)], w[F(TILE) + F(SPLAT)], own_grad[F(TILE)];
+    EACH_TILE(g, rows)
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            const REAL *x = F(logits_as_they_lie)(&g, logits, legal, from, own), *y = F(logits_as_they_lie)(&g, other, legal, from, own_other);
+            REAL *grad = F(place_of_tile)(&g, out, from, own_grad);
+            F(weight_of_items)(&g, weight, count, w);
+            EACH_NUMBER(k)
+            {
+                const REAL e_x = F(exp_nonpositive)(-ABS(x[k])), e_y = F(exp_nonpositive)(-ABS(y[k]));
+                const REAL by_one = F(of_one)(y[k], e_y) - F(of_one)(x[k], e_x), by_none = F(of_none)(x[k], e_x) - F(of_none)(y[k], e_y);
+                grad[k] = w[k] * (x[k] > 0 ? by_none : by_one);
+            }
+            F(put_tile)(&g, rows, out, from, grad, NULL);
+        }
+    return -1;
+}
+
+/* A tile of a diagonal Gaussian. Log-scales that all rows share are spread, and their exponentials taken, once a call where rows are short. */
+typedef struct {
+    const REAL *mean, *log_std;
+    _Alignas(64) REAL by_std[F(TILE)]; /* 1 / std */
+    _Alignas(64) REAL own_mean[F(TILE)], own_log_std[F(TILE)];
+} F(gaussian);
+
+static void F(load_gaussian)(const F(shape) * g, const fastpg_operand *mean, const fastpg_operand *log_std, ptrdiff_t from, F(gaussian) * q)
+{
+    const ptrdiff_t n = g->rows * F(count_of)(g, from);
+    q->mean = F(tile_as_it_lies)(g, mean, from, q->own_mean);
+    if (!log_std->stride0 && !g->folded && g->first) return;
+    q->log_std = F(tile_as_it_lies)(g, log_std, from, q->own_log_std);
+    const REAL *log_of = q->log_std;
+    REAL *by_std = q->by_std;
+    INDEPENDENT for (ptrdiff_t k = 0; k < n; k++) by_std[k] = F(exp_any)(-log_of[k]);
+}
+
+/* log (1 - tanh(u)^2) = 2 (log 2 - |u| - log(1 + e^(-2|u|))), without the square that rounds to 1 */
+static inline REAL F(log_slope_of_tanh)(REAL u)
+{
+    const REAL distance = ABS(u);
+    return 2 * ((REAL)0.69314718055994530942 - distance - F(log_one_plus)(F(exp_nonpositive)(-2 * distance)));
+}
+
+/* log pi(u) = -sum (z^2 / 2 + log std + log(2 pi) / 2), z = (u - mean) / std; of tanh(u), less its log-slopes */
+static inline ptrdiff_t F(normal_log_prob)(const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions, int squashed)
+{
+    const fastpg_operand *mean = &operands[0], *log_std = &operands[1], *action = &operands[2], *out = &operands[3];
+    F(gaussian) q;
+    _Alignas(64) REAL own[F(TILE)], term[F(TILE)], sum[F(R)];
+    EACH_TILE(g, rows)
+    {
+        EACH_PLACE(r) sum[r] = 0;
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            F(load_gaussian)(&g, mean, log_std, from, &q);
+            const REAL *u = F(tile_as_it_lies)(&g, action, from, own), *m = q.mean, *s = q.log_std, *by_std = q.by_std;
+            EACH_NUMBER(k)
+            {
+                const REAL z = (u[k] - m[k]) * by_std[k], log_density = -((REAL)0.5 * z * z + s[k]);
+                term[k] = squashed ? log_density - F(log_slope_of_tanh)(u[k]) : log_density;
+            }
+            F(add_rows)(&g, count, term, sum);
+        }
+        F(sum_of_rows)(&g, out, sum, -HALF_LOG_2_PI * (REAL)actions);
+    }
+    return -1;
+}
+
+ROW_KERNEL(gaussian_log_prob) { return F(normal_log_prob)(operands, rows, actions, 0); }
+ROW_KERNEL(squashed_gaussian_log_prob) { return F(normal_log_prob)(operands, rows, actions, 1); }
+/* w z / std and w (z^2 - 1) */
+ROW_KERNEL(gaussian_log_prob_grad)
+{
+    const fastpg_operand *mean = &operands[0], *log_std = &operands[1], *action = &operands[2], *weight = &operands[3];
+    const fastpg_operand *mean_grad = &operands[4], *log_std_grad = &operands[5];
+    F(gaussian) q;
+    _Alignas(64) REAL own[F(TILE)], w[F(TILE) + F(SPLAT)], sum[F(TILE)], by_mean_[F(TILE)], by_log_std_[F(TILE)];
+    EACH_TILE(g, rows)
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            F(load_gaussian)(&g, mean, log_std, from, &q);
+            F(weight_of_items)(&g, weight, count, w);
+            const REAL *u = F(tile_as_it_lies)(&g, action, from, own), *m = q.mean, *by_std = q.by_std;
+            REAL *by_mean = F(place_of_tile)(&g, mean_grad, from, by_mean_), *by_log_std = F(place_of_tile)(&g, log_std_grad, from, by_log_std_);
+            EACH_NUMBER(k)
+            {
+                const REAL z = (u[k] - m[k]) * by_std[k];
+                by_mean[k] = w[k] * z * by_std[k];
+                by_log_std[k] = w[k] * (z * z - 1);
+            }
+            F(put_tile)(&g, rows, mean_grad, from, by_mean, NULL);
+            F(put_tile)(&g, rows, log_std_grad, from, by_log_std, sum);
+        }
+    return -1;
+}
+
+/* H = sum (log std + (1 + log(2 pi)) / 2) */
+ROW_KERNEL(gaussian_entropy)
+{
+    const fastpg_operand *log_std = &operands[1], *out = &operands[2];
+    _Alignas(64) REAL own[F(TILE)], sum[F(R)];
+    EACH_TILE(g, rows)
+    {
+        EACH_PLACE(r) sum[r] = 0;
+        EACH_PIECE(g, from) F(add_rows)(&g, F(count_of)(&g, from), F(tile_as_it_lies)(&g, log_std, from, own), sum);
+        F(sum_of_rows)(&g, out, sum, ((REAL)0.5 + HALF_LOG_2_PI) * (REAL)actions);
+    }
+    return -1;
+}
+
+/* With t = 2 log(std / std'), d = (mean - mean') / std': KL = sum (e^t - 1 - t + d^2) / 2 */
+ROW_KERNEL(gaussian_kl)
+{
+    const fastpg_operand *mean = &operands[0], *log_std = &operands[1], *other_mean = &operands[2], *other_log_std = &operands[3];
+    const fastpg_operand *out = &operands[4];
+    F(gaussian) q;
+    _Alignas(64) REAL own_mean[F(TILE)], own_log_std[F(TILE)], term[F(TILE)], sum[F(R)];
+    EACH_TILE(g, rows)
+    {
+        EACH_PLACE(r) sum[r] = 0;
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            F(load_gaussian)(&g, other_mean, other_log_std, from, &q);
+            const REAL *m = F(tile_as_it_lies)(&g, mean, from, own_mean), *s = F(tile_as_it_lies)(&g, log_std, from, own_log_std);
+            const REAL *other_m = q.mean, *other_s = q.log_std, *by_std = q.by_std;
+            EACH_NUMBER(k)
+            {
+                const REAL t = 2 * (s[k] - other_s[k]), d = (m[k] - other_m[k]) * by_std[k];
+                term[k] = (REAL)0.5 * (F(exp_less_line)(t) + d * d);
+            }
+            F(add_rows)(&g, count, term, sum);
+        }
+        F(sum_of_rows)(&g, out, sum, 0);
+    }
+    return -1;
+}
+
+/* w d / std' and w (e^t - 1); with respect to the other, -w d / std' and -w (e^t - 1 + d^2) */
+static inline ptrdiff_t F(normal_kl_grad)(const fastpg_operand *operands, ptrdiff_t rows, ptrdiff_t actions, int other)
+{
+    const fastpg_operand *mean = &operands[0], *log_std = &operands[1], *other_mean = &operands[2], *other_log_std = &operands[3];
+    const fastpg_operand *weight = &operands[4], *mean_grad = &operands[5], *log_std_grad = &operands[6];
+    F(gaussian) q;
+    _Alignas(64) REAL own_mean[F(TILE)], own_log_std[F(TILE)], w[F(TILE) + F(SPLAT)], sum[F(TILE)], by_mean_[F(TILE)], by_log_std_[F(TILE)];
+    EACH_TILE(g, rows)
+        EACH_PIECE(g, from)
+        {
+            const ptrdiff_t count = F(count_of)(&g, from), n = g.rows * count;
+            F(load_gaussian)(&g, other_mean, other_log_std, from, &q);
+            F(weight_of_items)(&g, weight, count, w);
+            const REAL *m = F(tile_as_it_lies)(&g, mean, from, own_mean), *s = F(tile_as_it_lies)(&g, log_std, from, own_log_std);
+            const REAL *other_m = q.mean, *other_s = q.log_std, *by_std = q.by_std;
+            REAL *by_mean = F(place_of_tile)(&g, mean_grad, from, by_mean_), *by_log_std = F(place_of_tile)(&g, log_std_grad, from, by_log_std_);
+            EACH_NUMBER(k)
+            {
+                const REAL e = F(exp_less_one)(2 * (s[k] - other_s[k])), d = (m[k] - other_m[k]) * by_std[k];
+                const REAL signed_w = other ? -w[k] : w[k];
+                by_mean[k] = signed_w * d * by_std[k];
+                by_log_std[k] = signed_w * (other ? e + d * d : e);
+            }
+            F(put_tile)(&g, rows, mean_grad, from, by_mean, NULL);
+            F(put_tile)(&g, rows, log_std_grad, from, by_log_std, sum);
+        }
+    return -1;
+}
+
+ROW_KERNEL(gaussian_kl_grad) { return F(normal_kl_grad)(operands, rows, actions, 0); }
+ROW_KERNEL(gaussian_kl_grad_other) { return F(normal_kl_grad)(operands, rows, actions, 1); }

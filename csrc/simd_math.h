@@ -81,3 +81,45 @@ static inline REAL F(log_of_sum)(REAL x)
     const REAL result = exponent * LN2_HIGH + (f - (z * f - (2 * z * w * p + exponent * LN2_LOW)));
     return x == x ? result : x;
 }
+
+/* (e^x - 1 - x) / x^2 for |x| <= 1/2. */
+static inline REAL F(exp_rest)(REAL x)
+{
+#ifdef REAL_IS_FLOAT /* the next term: 2^-8 / 10! = 1e-9 of 1/2 */
+    REAL p = (REAL)1 / 362880;
+#else /* 2^-14 / 16! = 3e-18 */
+    REAL p = (REAL)1 / 1307674368000;
+    p = MADD(p, x, (REAL)1 / 87178291200);
+    p = MADD(p, x, (REAL)1 / 6227020800);
+    p = MADD(p, x, (REAL)1 / 479001600);
+    p = MADD(p, x, (REAL)1 / 39916800);
+    p = MADD(p, x, (REAL)1 / 3628800);
+    p = MADD(p, x, (REAL)1 / 362880);
+#endif
+    p = MADD(p, x, (REAL)1 / 40320);
+    p = MADD(p, x, (REAL)1 / 5040);
+    p = MADD(p, x, (REAL)1 / 720);
+    p = MADD(p, x, (REAL)1 / 120);
+    p = MADD(p, x, (REAL)1 / 24);
+    p = MADD(p, x, (REAL)1 / 6);
+    return MADD(p, x, (REAL)1 / 2);
+}
+
+/* e^x - 1 and e^x - 1 - x, which keep their digits near 0. */
+static inline REAL F(exp_less_one)(REAL x)
+{
+    const REAL near = MADD(x * x, F(exp_rest)(x), x), far = F(exp_any)(x) - 1;
+    return ABS(x) <= (REAL)0.5 ? near : far;
+}
+static inline REAL F(exp_less_line)(REAL x)
+{
+    const REAL near = x * x * F(exp_rest)(x), far = F(exp_any)(x) - 1 - x;
+    return ABS(x) <= (REAL)0.5 ? near : far;
+}
+
+/* log(1 + e) for e in [0, 1]; the last term gives back what rounding 1 + e lost. */
+static inline REAL F(log_one_plus)(REAL e)
+{
+    const REAL u = 1 + e;
+    return F(log_of_sum)(u) + (e - (u - 1)) / u;
+}

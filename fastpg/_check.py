@@ -22,6 +22,7 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 MASK_MODES = ("skip", "zero", "reset")  # in the order of fastpg_mask_mode
 PARAMETERS = {name: [p for kind, p in spec if not kind.startswith("OUT")] for name, spec in _core.kernels().items()}
 KINDS = {name: dict((p, kind) for kind, p in spec) for name, spec in _core.kernels().items()}
+SPANS = {name: _core.spans(name) for name in KINDS}
 
 
 def over_time(
@@ -288,51 +289,68 @@ def as_count(name: str, value: Any) -> int:
 def _over_rows(kernel: str, args: tuple[Any, ...], out: Any) -> Any:
     given = dict(zip(PARAMETERS[kernel], args, strict=True))
     first, anchor = next(iter(given.items()))
-    anchor = as_floats(first, anchor)
-    if anchor.ndim == 0 or anchor.shape[-1] == 0:
-        raise ValueError(f"{first} has shape {anchor.shape}; (M, A) with at least one action is wanted")
+    anchor = as_rows(first, anchor)
     rows, actions = anchor.shape[:-1], anchor.shape[-1]
     ready: list[Any] = [anchor.reshape(-1, actions)]
     for name, value in list(given.items())[1:]:
-        kind = KINDS[kernel][name]
+        kind, span = KINDS[kernel][name], SPANS[kernel][name]
         if kind == "INDEX":
-            ready.append(_rows_of(name, as_index(name, value), rows, first, anchor).reshape(-1))
+            ready.append(of_each_row(name, as_index(name, value), rows, first, anchor).reshape(-1))
+        elif kind == "FLAG" and span == "item":
+            ready.append(same_shape(name, as_bits(name, value), first, anchor).reshape(-1, actions))
         elif kind == "FLAG":
-            ready.append(None if value is None else _legal(name, as_flags(name, value), first, anchor))
-        elif name in ("weight", "uniform"):
-            ready.append(_rows_of(name, as_floats(name, value, like=(first, anchor)), rows, first, anchor).reshape(-1))
+            ready.append(None if value is None else of_every_row(name, as_flags(name, value), first, anchor))
+        elif span == "row":
+            ready.append(
+                of_each_row(name, as_floats(name, value, like=(first, anchor)), rows, first, anchor).reshape(-1)
+            )
+        elif span == "action":
+            ready.append(of_every_row(name, as_floats(name, value, like=(first, anchor)), first, anchor))
         else:
             ready.append(
                 same_shape(name, as_floats(name, value, like=(first, anchor)), first, anchor).reshape(-1, actions)
             )
-    full = "OUT" in KINDS[kernel].values() and "grad" in KINDS[kernel]
-    dtype = np.dtype(np.int64) if "OUT_INDEX" in KINDS[kernel].values() else anchor.dtype
+    outputs = [name for name, kind in KINDS[kernel].items() if kind.startswith("OUT")]
+    shared = {f"{name}_grad" for name, x in zip(given, ready, strict=True) if x is not None and x.ndim == 1}
+    shapes = [
+        rows if SPANS[kernel][x] == "row" else anchor.shape[-1:] if x in shared else anchor.shape for x in outputs
+    ]
 
     def run(o: Any) -> Any:
-        done = _core.run_rows(
-            kernel, tuple(ready), None if o is None else o.reshape(-1, actions) if full else o.reshape(-1)
-        )
+        flat = None if o is None else o.reshape(-1) if SPANS[kernel][outputs[0]] == "row" else o.reshape(-1, actions)
+        done = _core.run_rows(kernel, tuple(ready), flat)
         if type(done) is int:
             explain_row(dict(zip(given, ready, strict=True)), done, rows)
-        return done.reshape(anchor.shape if full else rows)
+        if len(outputs) > 1:
+            return tuple(array.reshape(shape) for array, shape in zip(done, shapes, strict=True))
+        return done.reshape(shapes[0])
 
-    return into(out, anchor.shape if full else rows, dtype, ready, run)
+    dtype = np.dtype(np.int64) if KINDS[kernel][outputs[0]] == "OUT_INDEX" else anchor.dtype
+    return run(None) if len(outputs) > 1 else into(out, shapes[0], dtype, ready, run)
 
 
-def _rows_of(name: str, array: Array, rows: tuple[int, ...], first: str, anchor: Array) -> Array:
+def as_rows(name: str, value: Any) -> Array:
+    array = as_floats(name, value)
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {array.shape}; (M, A) with at least one action is wanted")
+    return array
+
+
+def of_each_row(name: str, array: Array, rows: tuple[int, ...], first: str, anchor: Array) -> Array:
     if array.shape != rows:
         raise ValueError(f"{name} has shape {array.shape}, but {first} has {anchor.shape}; {rows} is wanted, one a row")
     return array
 
 
-def _legal(name: str, legal: Array, first: str, anchor: Array) -> Array:
-    if legal.shape == anchor.shape[-1:]:
-        return legal
-    if legal.shape != anchor.shape:
+def of_every_row(name: str, array: Array, first: str, anchor: Array) -> Array:
+    """One item a row and action, or one an action for every row."""
+    if array.shape == anchor.shape[-1:]:
+        return array
+    if array.shape != anchor.shape:
         raise ValueError(
-            f"{name} has shape {legal.shape}, but {first} has {anchor.shape}; the same is wanted, or {anchor.shape[-1:]} for every row"
+            f"{name} has shape {array.shape}, but {first} has {anchor.shape}; the same is wanted, or {anchor.shape[-1:]} for every row"
         )
-    return legal.reshape(-1, legal.shape[-1])
+    return array.reshape(-1, array.shape[-1])
 
 
 def explain_row(given: dict[str, Any], row: int, rows: tuple[int, ...]) -> NoReturn:
@@ -420,6 +438,23 @@ def as_flags(name: str, value: Any) -> Array:
             return array.astype(bool)
         raise TypeError(f"{name} has dtype {array.dtype}; bool is wanted, {name} != 0 if it holds 0 and 1")
     return plain(array)
+
+
+def as_generator(rng: Any) -> np.random.Generator:
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng is {rng!r}; a numpy.random.Generator is wanted, numpy.random.default_rng(seed) makes one")
+    return rng
+
+
+def as_bits(name: str, value: Any) -> Array:
+    """Bools, or integers that are 0 and 1."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "iu":
+        return as_flags(name, value)
+    if array.size and not (array.min() >= 0 and array.max() <= 1):
+        where = tuple(int(i) for i in np.argwhere((array < 0) | (array > 1))[0])
+        raise ValueError(f"{name}[{', '.join(map(str, where))}] is {array[where]}; 0 or 1 is wanted")
+    return array.astype(bool)
 
 
 def as_index(name: str, value: Any) -> Array:

@@ -33,6 +33,7 @@ cdef extern from "fastpg.h" nogil:
         const char *name
         fastpg_kind kind
         int per_row
+        int shared
     ctypedef struct fastpg_kernel:
         const char *name
         fastpg_family family
@@ -87,6 +88,12 @@ cdef int position(int kernel, bytes name):
 for _k in range(fastpg_kernel_count()):
     ROLES[<int>_k] = Roles(position(_k, b"value"), position(_k, b"next_value"))
 
+# Of each output that rows may share, the input that says whether they do: log_std of log_std_grad.
+cdef int SOURCE[MOST_KERNELS][FASTPG_MAX_PARAMETERS]
+for _k in range(fastpg_kernel_count()):
+    for _i in range(fastpg_kernel_at(_k).n_parameters):
+        SOURCE[<int>_k][<int>_i] = position(_k, fastpg_kernel_at(_k).parameters[<int>_i].name.removesuffix(b"_grad"))
+
 cdef tuple KIND_NAMES = ("IN", "EXP", "FLAG", "SCALAR", "NUMBER", "COUNT", "INDEX", "OUT", "OUT_INDEX")
 cdef dict INDEX = {fastpg_kernel_at(k).name.decode(): k for k in range(fastpg_kernel_count())}
 
@@ -95,6 +102,14 @@ def kernels():
     """{kernel: [(kind, parameter), ...]} in the order of csrc/kernels.def."""
     return {name: [(KIND_NAMES[<int>fastpg_kernel_at(k).parameters[i].kind], fastpg_kernel_at(k).parameters[i].name.decode())
                    for i in range(fastpg_kernel_at(k).n_parameters)] for name, k in INDEX.items()}
+
+
+def spans(str kernel):
+    """{parameter: what it has one item of}: "row"; "action", which all rows may share; or "item", one a row and action."""
+    cdef int k = INDEX[kernel], i
+    return {fastpg_kernel_at(k).parameters[i].name.decode():
+            "row" if fastpg_kernel_at(k).parameters[i].per_row else "action" if fastpg_kernel_at(k).parameters[i].shared else "item"
+            for i in range(fastpg_kernel_at(k).n_parameters)}
 
 
 def family(str kernel):
@@ -299,14 +314,19 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
 
 
 def run_rows(str kernel, tuple args, object out):
-    """Runs a ROW kernel on its parameters in order, the output left out; None where an argument is not plain, an int where that row is refused."""
-    cdef int k = INDEX[kernel], i, type_number, wanted, given = 0
+    """Runs a ROW kernel on its parameters in order, the outputs left out; None where an argument is not plain, an int where that row is refused.
+
+    `out` may be given where there is one output; of several, a tuple of new arrays is the answer.
+    """
+    cdef int k = INDEX[kernel], i, type_number, wanted, given = 0, filled = 0
     cdef const fastpg_kernel *spec = fastpg_kernel_at(k)
     cdef fastpg_operand operands[FASTPG_MAX_PARAMETERS]
     cdef Py_ssize_t rows, actions, bad
     cdef cnp.npy_intp shape[1]
+    cdef cnp.npy_intp row[1]
+    cdef bint shared[FASTPG_MAX_PARAMETERS]
     cdef cnp.ndarray first, array
-    cdef object arg
+    cdef object arg, made = None
     cdef fastpg_kind kind
     if not cnp.PyArray_CheckExact(args[0]):
         return None
@@ -317,12 +337,12 @@ def run_rows(str kernel, tuple args, object out):
     rows, actions = cnp.PyArray_DIM(first, 0), cnp.PyArray_DIM(first, 1)
     if actions == 0:
         return None
-    shape[0] = rows
+    shape[0], row[0] = rows, actions
     for i in range(spec.n_parameters):
         kind = spec.parameters[i].kind
         operands[i].data = operands[i].last = NULL
         operands[i].stride0 = operands[i].stride1 = operands[i].last_stride = 0
-        wanted = type_number
+        wanted, shared[i] = type_number, False
         if kind == FASTPG_INDEX or kind == FASTPG_OUT_INDEX:
             wanted = cnp.NPY_INT64
         elif kind == FASTPG_FLAG:
@@ -330,26 +350,32 @@ def run_rows(str kernel, tuple args, object out):
         if kind == FASTPG_OUT or kind == FASTPG_OUT_INDEX:
             if out is None:
                 if spec.parameters[i].per_row:
-                    out = cnp.PyArray_EMPTY(1, shape, wanted, 0)
+                    arg = cnp.PyArray_EMPTY(1, shape, wanted, 0)
+                elif spec.parameters[i].shared and shared[SOURCE[k][i]]:
+                    arg = cnp.PyArray_ZEROS(1, row, wanted, 0)
+                    shared[i] = True
                 else:
-                    out = PyArray_NewLikeArray(first, cnp.NPY_KEEPORDER, NULL, 0)
+                    arg = PyArray_NewLikeArray(first, cnp.NPY_KEEPORDER, NULL, 0)
             elif not plain(out, wanted, 1 if spec.parameters[i].per_row else 2) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
                 return None
             else:
                 for arg in args:
                     if cnp.PyArray_Check(arg) and overlap(<cnp.ndarray>out, <cnp.ndarray>arg):
                         return None
-            arg = out
+                arg = out
+            made = arg if filled == 0 else (made, arg) if filled == 1 else (*made, arg)
+            filled += 1
         else:
             arg = args[given]
             given += 1
-        if arg is None and kind == FASTPG_FLAG:
+        if arg is None and kind == FASTPG_FLAG and spec.parameters[i].shared:
             continue
-        if kind == FASTPG_FLAG and plain(arg, wanted, 1):  # legal (A,): the same for every row
+        if spec.parameters[i].shared and plain(arg, wanted, 1):  # legal (A,), log_std (A,): the same for every row
             array = <cnp.ndarray>arg
             if cnp.PyArray_DIM(array, 0) != actions:
                 return None
             operands[i].data, operands[i].stride1 = cnp.PyArray_BYTES(array), cnp.PyArray_STRIDE(array, 0)
+            shared[i] = True
             continue
         if not plain(arg, wanted, 1 if spec.parameters[i].per_row else 2):
             return None
@@ -361,7 +387,7 @@ def run_rows(str kernel, tuple args, object out):
             operands[i].stride1 = cnp.PyArray_STRIDE(array, 1)
     with nogil:
         bad = fastpg_run(k, FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64, operands, rows, actions, NULL)
-    return out if bad < 0 else bad
+    return made if bad < 0 else bad
 
 
 if os.environ.get("FASTPG_ISA"):

@@ -27,7 +27,6 @@ _SUFFIX = {types.float32: "f32", types.float64: "f64"}
 _KERNELS: dict[str, list[tuple[str, str]]] = _core.kernels()
 _CHANGED = -2  # what a call gives, in place of a bad row, where it was compiled for another version of the kernel
 _digests: dict[str, NDArray[np.int64]] = {}  # where compiled code finds the digest of each kernel
-_PER_ROW = {"action", "weight", "uniform", "log_prob", "entropy", "kl"}  # one item a row of actions
 
 
 @functools.cache
@@ -78,7 +77,9 @@ def _typing(kernel: str, name: str, function: Callable[..., Any]) -> Callable[..
         for x, typ in typed.items():
             if typ is None and x not in optional:
                 raise TypingError(f"{name}: {x} is None; an array is wanted")
-        variant = _variant(kernel, name, typed["wrt"]) if "wrt" in typed else kernel
+        variant = (
+            _variant(kernel, name, typed["wrt"], signature.parameters["wrt"].default) if "wrt" in typed else kernel
+        )
         lines, names = _write(variant, name, typed)
         exec(compile("\n    ".join([f"def implementation{signature}:", *lines]), f"<{name} in @njit>", "exec"), names)
         implementation: Callable[..., Any] = names["implementation"]
@@ -97,12 +98,12 @@ def _plain(typ: Any) -> Any:
     return value if isinstance(value, types.Type | str) else numba.typeof(value)
 
 
-def _variant(kernel: str, name: str, wrt: Any) -> str:
-    """The kernel for the gradient with respect to `wrt`: kl_grad for "logits", kl_grad_other for "other"."""
+def _variant(kernel: str, name: str, wrt: Any, default: str) -> str:
+    """The kernel for the gradient with respect to `wrt`: kl_grad for the default, "logits", and kl_grad_other for "other"."""
     value = wrt.literal_value if isinstance(wrt, types.StringLiteral) else wrt
-    variant = kernel if value == "logits" else f"{kernel}_{value}"
+    variant = kernel if value == default else f"{kernel}_{value}"
     if variant not in _KERNELS:
-        raise TypingError(f"{name}: wrt is {value}; 'logits' or 'other', written out, is wanted")
+        raise TypingError(f"{name}: wrt is {value}; {default!r} or 'other', written out, is wanted")
     return variant
 
 
@@ -113,7 +114,8 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
     first = parameters[0][1]
     _check_array(name, first, typed[first], tuple(_SUFFIX), (1, 2) if over_time else (2,))
     real, ndim = typed[first].dtype, typed[first].ndim
-    checks, makes, operands, results = [], [], [], []
+    spans = _core.spans(kernel)
+    checks, makes, operands, results, sums = [], [], [], [], []
 
     at = "t, n" if ndim == 2 else "t"
 
@@ -126,14 +128,18 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
     if not over_time:
         checks.append(refuse("columns == 0", f"{first} has no columns; at least one action is wanted"))
     for kind, x in parameters:
-        typ, dims = typed.get(x), 1 if x in _PER_ROW and not over_time else ndim
+        typ, dims = typed.get(x), 1 if spans[x] == "row" else ndim
+        shared = not over_time and spans[x] == "action"
         dtype = {"FLAG": types.boolean, "INDEX": types.int64}.get(kind, real)
         one_row = dims == ndim and getattr(typ, "ndim", 0) == ndim - 1
         operand = x
         if kind in ("OUT", "OUT_INDEX"):
             shape = "rows" if dims == 1 and not over_time else f"{first}.shape"
             makes.append(f"{x} = np.empty({shape}, {'real' if kind == 'OUT' else 'np.int64'})")
-            results.append(x)
+            source = typed[x.removesuffix("_grad")] if shared else None
+            if source is not None and source.ndim == 1:  # one for every row: so is its gradient, the sum over rows
+                sums += [f"sum_{x} = np.zeros(columns, real)", *every(f"sum_{x}[n] += {x}[t, n]")]
+            results.append(x if source is None or source.ndim == 2 else f"sum_{x}")
         elif x == "uniform":
             if not isinstance(typed["rng"], types.NumPyRandomGeneratorType):
                 raise TypingError(f"{name}: rng is {typed['rng']}; a numpy.random.Generator is wanted")
@@ -165,13 +171,11 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
                 makes += every(f"{operand}[{at}] = value[{at.replace('t', 't + 1')}]", "rows - 1")
             makes += every(f"{operand}[{at}] = {x}{'[n]' if ndim == 2 else ''}", "max(rows - 1, 0), rows")
         else:
-            _check_array(name, x, typ, (dtype,), (1, 2) if x == "legal" else (dims,))
-            if x == "legal" and one_row:
-                checks.append(
-                    refuse("legal.size != columns", f"legal has one row, but not one item an action of {first}")
-                )
-                operand = "all_legal"
-                makes += [f"{operand} = np.empty({first}.shape, np.bool_)", *every(f"{operand}[{at}] = legal[n]")]
+            _check_array(name, x, typ, (dtype,), (1, 2) if shared else (dims,))
+            if shared and one_row:
+                checks.append(refuse(f"{x}.size != columns", f"{x} has one row, but not one item an action of {first}"))
+                operand = f"all_{x}"
+                makes += [f"{operand} = np.empty({first}.shape, {x}.dtype)", *every(f"{operand}[{at}] = {x}[n]")]
             elif dims == ndim and x != first:
                 checks.append(refuse(f"{x}.shape != {first}.shape", f"{x} and {first} differ in shape"))
             elif dims < ndim:
@@ -186,13 +190,13 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
     lines.append(f"bad = call(({', '.join([*operands, 'rows', 'columns'])}))")
     changed = "it has changed since this function was compiled and cached; clear that cache"
     lines.append(refuse(f"bad == {_CHANGED}", changed))
-    if "action" in typed:
+    if "INDEX" in dict(parameters):
         out_of_range = "bad >= 0 and not 0 <= action[bad] < columns"
         lines.append(refuse(out_of_range, f"action is out of range; a column of {first} is wanted"))
     if not over_time:
         unanswered = f"{first} has a row with no legal action, or with NaN or inf where an action is picked"
         lines.append(refuse("bad >= 0", unanswered))
-    lines.append(f"return {', '.join(results)}")
+    lines += [*sums, f"return {', '.join(results)}"]
     return lines, {"np": np, "real": np.dtype(str(real)).type, "call": _call(kernel, real)}
 
 

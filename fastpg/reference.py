@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -696,3 +697,139 @@ def _value_term(e: float, kind: str, delta: float, factor: float) -> tuple[float
 def explained_variance(value: Array, target: Array, *, mask: Any = None) -> float:
     at = slice(None) if mask is None else mask
     return float(1 - np.var((target - value)[at].astype(np.float64)) / np.var(target[at].astype(np.float64)))
+
+
+class multi_categorical:
+    """Independent components side by side in the logits, each a categorical."""
+
+    @staticmethod
+    def _each(logits: Array, sizes: Any, *others: Any) -> Iterator[list[Any]]:
+        ends = np.cumsum(sizes)
+        for size, end in zip(sizes, ends, strict=True):
+            yield [None if x is None else x[..., end - size : end] for x in (logits, *others)]
+
+    @staticmethod
+    def log_prob(logits: Array, sizes: Any, action: Array, legal: Any = None) -> Array:
+        parts = multi_categorical._each(logits, sizes, legal)
+        return np.sum([categorical.log_prob(x, action[:, k], may) for k, (x, may) in enumerate(parts)], axis=0)
+
+    @staticmethod
+    def log_prob_grad(logits: Array, sizes: Any, action: Array, weight: Array, legal: Any = None) -> Array:
+        parts = enumerate(multi_categorical._each(logits, sizes, legal))
+        return np.hstack([categorical.log_prob_grad(x, action[:, k], weight, may) for k, (x, may) in parts])
+
+    @staticmethod
+    def entropy(logits: Array, sizes: Any, legal: Any = None) -> Array:
+        return np.sum([categorical.entropy(x, may) for x, may in multi_categorical._each(logits, sizes, legal)], axis=0)
+
+    @staticmethod
+    def entropy_grad(logits: Array, sizes: Any, weight: Array, legal: Any = None) -> Array:
+        parts = multi_categorical._each(logits, sizes, legal)
+        return np.hstack([categorical.entropy_grad(x, weight, may) for x, may in parts])
+
+    @staticmethod
+    def kl(logits: Array, sizes: Any, other: Array, legal: Any = None) -> Array:
+        parts = multi_categorical._each(logits, sizes, other, legal)
+        return np.sum([categorical.kl(x, y, may) for x, y, may in parts], axis=0)
+
+    @staticmethod
+    def kl_grad(
+        logits: Array, sizes: Any, other: Array, weight: Array, legal: Any = None, *, wrt: str = "logits"
+    ) -> Array:
+        parts = multi_categorical._each(logits, sizes, other, legal)
+        return np.hstack([categorical.kl_grad(x, y, weight, may, wrt=wrt) for x, y, may in parts])
+
+    @staticmethod
+    def mode(logits: Array, sizes: Any, legal: Any = None) -> Array:
+        return np.stack([categorical.mode(x, may) for x, may in multi_categorical._each(logits, sizes, legal)], axis=1)
+
+
+class bernoulli:
+    """Independent bits, p = 1 / (1 + exp(-logits)); an illegal bit is 0."""
+
+    @staticmethod
+    def _log_p(logits: Array, legal: Any) -> tuple[Array, Array, Array]:
+        """The logits with -inf where illegal, log p and log(1 - p)."""
+        x = logits if legal is None else np.where(legal, logits, -np.inf).astype(logits.dtype)
+        return x, -np.logaddexp(0, -x), -np.logaddexp(0, x)
+
+    @staticmethod
+    def log_prob(logits: Array, action: Array, legal: Any = None) -> Array:
+        _, log_one, log_none = bernoulli._log_p(logits, legal)
+        return np.where(action, log_one, log_none).sum(axis=-1)
+
+    @staticmethod
+    def log_prob_grad(logits: Array, action: Array, weight: Array, legal: Any = None) -> Array:
+        x, log_one, log_none = bernoulli._log_p(logits, legal)
+        return weight[:, None] * np.where(x == -np.inf, 0, np.where(action, np.exp(log_none), -np.exp(log_one)))
+
+    @staticmethod
+    def entropy(logits: Array, legal: Any = None) -> Array:
+        _, log_one, log_none = bernoulli._log_p(logits, legal)
+        return -(_gated(np.exp(log_one), log_one) + _gated(np.exp(log_none), log_none)).sum(axis=-1)
+
+    @staticmethod
+    def entropy_grad(logits: Array, weight: Array, legal: Any = None) -> Array:
+        x, log_one, log_none = bernoulli._log_p(logits, legal)
+        return -weight[:, None] * _gated(np.exp(log_one + log_none), x)
+
+    @staticmethod
+    def kl(logits: Array, other: Array, legal: Any = None) -> Array:
+        (_, p_one, p_none), (_, q_one, q_none) = bernoulli._log_p(logits, legal), bernoulli._log_p(other, legal)
+        with np.errstate(invalid="ignore"):
+            return (_gated(np.exp(p_one), p_one - q_one) + _gated(np.exp(p_none), p_none - q_none)).sum(axis=-1)
+
+    @staticmethod
+    def kl_grad(logits: Array, other: Array, weight: Array, legal: Any = None, *, wrt: str = "logits") -> Array:
+        (x, p_one, p_none), (y, q_one, _) = bernoulli._log_p(logits, legal), bernoulli._log_p(other, legal)
+        if wrt == "other":
+            return weight[:, None] * (np.exp(q_one) - np.exp(p_one))
+        with np.errstate(invalid="ignore"):
+            return weight[:, None] * _gated(np.exp(p_one + p_none), x - y)
+
+
+class gaussian:
+    """Independent normal numbers; log_std of every row, or one row for all, whose gradient is the sum over rows."""
+
+    @staticmethod
+    def _like(log_std: Array, gradient: Array) -> Array:
+        return gradient if log_std.ndim == gradient.ndim else gradient.sum(axis=0)
+
+    @staticmethod
+    def log_prob(mean: Array, log_std: Array, action: Array) -> Array:
+        z = (action - mean) / np.exp(log_std)
+        return -(z**2 / 2 + log_std + math.log(2 * math.pi) / 2).sum(axis=-1)
+
+    @staticmethod
+    def log_prob_grad(mean: Array, log_std: Array, action: Array, weight: Array) -> tuple[Array, Array]:
+        z = (action - mean) / np.exp(log_std)
+        by_log_std = weight[:, None] * (z**2 - 1)
+        return weight[:, None] * z / np.exp(log_std), gaussian._like(log_std, by_log_std)
+
+    @staticmethod
+    def entropy(mean: Array, log_std: Array) -> Array:
+        return (np.broadcast_to(log_std, mean.shape) + (1 + math.log(2 * math.pi)) / 2).sum(axis=-1)
+
+    @staticmethod
+    def kl(mean: Array, log_std: Array, other_mean: Array, other_log_std: Array) -> Array:
+        t, d = 2 * (log_std - other_log_std), (mean - other_mean) / np.exp(other_log_std)
+        return ((np.expm1(t) - t + d**2) / 2).sum(axis=-1)
+
+    @staticmethod
+    def kl_grad(
+        mean: Array, log_std: Array, other_mean: Array, other_log_std: Array, weight: Array, *, wrt: str = "parameters"
+    ) -> tuple[Array, Array]:
+        t, d = 2 * (log_std - other_log_std), (mean - other_mean) / np.exp(other_log_std)
+        by_mean = weight[:, None] * d / np.exp(other_log_std)
+        if wrt == "other":
+            return -by_mean, gaussian._like(other_log_std, -weight[:, None] * (np.expm1(t) + d**2))
+        return by_mean, gaussian._like(log_std, weight[:, None] * np.broadcast_to(np.expm1(t), mean.shape))
+
+
+class squashed_gaussian:
+    """tanh(u) with u of `gaussian`; actions are given as u."""
+
+    @staticmethod
+    def log_prob(mean: Array, log_std: Array, pre_action: Array) -> Array:
+        log_slope = 2 * (math.log(2) - pre_action - np.logaddexp(0, -2 * pre_action))
+        return gaussian.log_prob(mean, log_std, pre_action) - log_slope.sum(axis=-1)

@@ -88,12 +88,31 @@ def _time(names: str, **numbers: Any) -> Make:
     return make
 
 
+def _gaussian(names: str) -> Make:
+    def make(rng: np.random.Generator, shape: Shape, dtype: DTypeLike) -> dict[str, Any]:
+        def draw(name: str) -> Any:
+            if name == "weight":
+                return rng.standard_normal(shape[0]).astype(dtype)
+            scale = 0.5 if name.endswith("log_std") else 1.0
+            return (scale * rng.standard_normal(shape)).astype(dtype)
+
+        return {name: draw(name) for name in names.split()}
+
+    return make
+
+
+def _bits(names: str) -> Make:
+    make = _rows(names.replace("action", "bits"))
+    return lambda *args: {name.replace("bits", "action"): x for name, x in make(*args).items()}
+
+
 def _rows(names: str) -> Make:
     def make(rng: np.random.Generator, shape: Shape, dtype: DTypeLike) -> dict[str, Any]:
         draw: dict[str, Callable[[], Any]] = {
             "logits": lambda: (3 * rng.standard_normal(shape)).astype(dtype),
             "other": lambda: (3 * rng.standard_normal(shape)).astype(dtype),
             "action": lambda: rng.integers(0, shape[1], shape[0]),
+            "bits": lambda: rng.random(shape) < 0.5,
             "weight": lambda: rng.standard_normal(shape[0]).astype(dtype),
             "rng": lambda: np.random.default_rng(7),
         }
@@ -138,6 +157,42 @@ CASES = [
     ),
     Case("categorical.sample", _rows("logits rng")),
     Case("categorical.mode", _rows("logits")),
+    Case("bernoulli.log_prob", _bits("logits action"), tolerance=10),
+    Case("bernoulli.log_prob_grad", _bits("logits action weight"), tolerance=5, grad_of="bernoulli.log_prob"),
+    Case("bernoulli.entropy", _bits("logits"), tolerance=13),
+    Case("bernoulli.entropy_grad", _bits("logits weight"), tolerance=6, grad_of="bernoulli.entropy"),
+    Case("bernoulli.kl", _bits("logits other"), tolerance=11),
+    Case("bernoulli.kl_grad", _bits("logits other weight"), tolerance=8, grad_of="bernoulli.kl"),
+    Case(
+        "bernoulli.kl_grad",
+        _bits("logits other weight"),
+        tolerance=5,
+        grad_of="bernoulli.kl",
+        keywords=(("wrt", "other"),),
+    ),
+    Case("gaussian.log_prob", _gaussian("mean log_std action"), tolerance=11),
+    Case(
+        "gaussian.log_prob_grad",
+        _gaussian("mean log_std action weight"),
+        tolerance=14,
+        grad_of="gaussian.log_prob",
+    ),
+    Case("gaussian.entropy", _gaussian("mean log_std"), tolerance=8),
+    Case("gaussian.kl", _gaussian("mean log_std other_mean other_log_std"), tolerance=12),
+    Case(
+        "gaussian.kl_grad",
+        _gaussian("mean log_std other_mean other_log_std weight"),
+        tolerance=11,
+        grad_of="gaussian.kl",
+    ),
+    Case(
+        "gaussian.kl_grad",
+        _gaussian("mean log_std other_mean other_log_std weight"),
+        tolerance=11,
+        grad_of="gaussian.kl",
+        keywords=(("wrt", "other"),),
+    ),
+    Case("squashed_gaussian.log_prob", _gaussian("mean log_std pre_action"), tolerance=24),
 ]
 
 

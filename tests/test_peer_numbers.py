@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastpg
-from fastpg import categorical
+from fastpg import bernoulli, categorical, gaussian, multi_categorical, squashed_gaussian
 
 
 def cases(file, *functions):
@@ -188,3 +188,77 @@ def test_rlax_categorical(case):
             np.testing.assert_allclose(categorical.entropy(logits), wanted["entropy"], atol=1e-4)
             taken = categorical.log_prob(logits, x["samples"].astype(int))
             np.testing.assert_allclose(taken, wanted["logprob"], atol=1e-4)
+
+
+@cases("cleanrl_exec_ppo_losses", "ppo_loss(diagonal gaussian)")
+def test_cleanrl_shares_the_log_std_of_its_gaussian_between_states(case):
+    x, p, wanted = arrays(case), case["params"], case["expected"]
+    advantage, log_std = x["advantages"], x["logstd"][0]
+    if p["norm_adv"]:
+        advantage = (advantage - advantage.mean()) / (advantage.std(ddof=1) + 1e-8)
+    ratio = np.exp(gaussian.log_prob(x["mean"], log_std, x["actions"]) - x["old_logprob"])
+    clip, n = p["clip_coef"], len(advantage)
+    plain, clipped = -advantage * ratio, -advantage * np.clip(ratio, 1 - clip, 1 + clip)
+    np.testing.assert_allclose(np.maximum(plain, clipped).mean(), wanted["pg_loss"], rtol=1e-10)
+    np.testing.assert_allclose(gaussian.entropy(x["mean"], log_std).mean(), wanted["entropy"], rtol=1e-10)
+    weight = np.where(plain >= clipped, plain, 0.0) / n
+    by_mean, by_log_std = gaussian.log_prob_grad(x["mean"], log_std, x["actions"], weight)
+    by_log_std += gaussian.entropy_grad(x["mean"], log_std, np.full(n, -p["ent_coef"] / n))[1]
+    np.testing.assert_allclose(by_mean, wanted["d_mean"], rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(by_log_std, np.ravel(wanted["d_logstd"]), rtol=1e-9, atol=1e-11)
+
+
+@cases("rlax_distributions", "gaussian_diagonal", "multivariate_normal_kl_divergence")
+def test_rlax_gaussian(case):
+    x, wanted = arrays(case), case["expected"]
+    close = {"rtol": 1e-5, "atol": 1e-3}
+    if "mu_0" in x:
+        got = gaussian.kl(x["mu_0"], np.log(x["sigma_0"]), x["mu_1"], np.log(x["sigma_1"]))
+        np.testing.assert_allclose(got, wanted["kl"], **close)
+        return
+    policy = x["mu"], np.log(x["sigma"])
+    np.testing.assert_allclose(gaussian.log_prob(*policy, x["sample"]), wanted["logprob"], **close)
+    np.testing.assert_allclose(gaussian.entropy(*policy), wanted["entropy"], **close)
+    np.testing.assert_allclose(gaussian.kl(*policy, x["other_mu"], np.log(x["other_sigma"])), wanted["kl"], **close)
+    standard = np.zeros((2, 2)), np.zeros(2)
+    np.testing.assert_allclose(gaussian.kl(*policy, *standard), wanted["kl_to_standard_normal"], **close)
+
+
+@cases("rlax_distributions", "squashed_gaussian")
+def test_rlax_squashes_the_parameters_too_and_answers_the_entropy_before_the_squashing(case):
+    x, p, wanted = arrays(case), case["params"], case["expected"]
+    close = {"rtol": 1e-5, "atol": 1e-3}
+
+    def policy(mu, sigma):
+        half = 0.5 * (p["sigma_max"] - p["sigma_min"])
+        return np.tanh(mu), p["sigma_min"] + half * (np.tanh(sigma) + 1)
+
+    ours, other = policy(x["mu"], x["sigma"]), policy(x["other_mu"], x["other_sigma"])
+    bounds = {"low": p["action_minimum"], "high": p["action_maximum"]}
+    pre_action = squashed_gaussian.unsquash(x["sample"], **bounds)
+    np.testing.assert_allclose(squashed_gaussian.log_prob(*ours, pre_action, **bounds), wanted["logprob"], **close)
+    np.testing.assert_allclose(gaussian.entropy(*ours), wanted["entropy"], **close)
+    np.testing.assert_allclose(squashed_gaussian.kl(*ours, *other), wanted["kl"], **close)
+    standard = np.zeros((2, 2)), np.zeros(2)
+    np.testing.assert_allclose(squashed_gaussian.kl(*ours, *standard), wanted["kl_to_standard_normal"], **close)
+
+
+@cases("sb3_gae_nstep_norm", "TanhBijector", "kl_divergence")
+def test_sb3_inverts_tanh_in_float32_and_its_bernoulli_divergence_is_ours(case):
+    x, wanted, close = arrays(case), case["expected"], {"rtol": case["tol"]["rtol"]}
+    if case["function"] == "TanhBijector":
+        action = squashed_gaussian.squash(x["gaussian_action"].astype(np.float32))
+        np.testing.assert_allclose(squashed_gaussian.unsquash(action), wanted["inverse_of_tanh"], **close)
+    else:
+        np.testing.assert_allclose(bernoulli.kl(x["logits_p"][None], x["logits_q"][None]), wanted["kl"], **close)
+
+
+@cases("trl_exec_logprob_entropy", "selective_log_softmax")
+def test_trl_log_probs_are_those_of_components_of_one(case):
+    # Three tokens of a sequence side by side are three components of one choice: their log-probabilities add up.
+    logits, index = np.asarray(case["logits"], float), np.asarray(case["index"])
+    wide, sizes = logits.reshape(len(logits), -1), [logits.shape[-1]] * logits.shape[1]
+    wanted = np.asarray(case["expected"]).sum(axis=-1)
+    np.testing.assert_allclose(multi_categorical.log_prob(wide, sizes, index), wanted, rtol=1e-12)
+    got = multi_categorical.log_prob_grad(wide, sizes, index, np.ones(len(logits)))
+    np.testing.assert_allclose(got.reshape(logits.shape), case["d_sum_d_logits"], rtol=1e-9, atol=1e-12)
