@@ -4,13 +4,14 @@
 
 `fastpg.returns` answers how good action t was (Psi), `fastpg.groups` how good a response was next to the others, `fastpg.policy` which
 way makes it likelier (grad log pi). `fastpg.shaping` is for rewards before that, `fastpg.values` for the value function.
-`fastpg.steps` and `fastpg.scan` are the single steps in Numba, for loops of your own.
+`fastpg.natural` holds Fisher-vector products and the trust-region step; `fastpg.steps` and `fastpg.scan` are the single steps in Numba,
+for loops of your own.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastpg import baselines, groups, normalization, policy, returns, shaping, threads, values
+from fastpg import baselines, groups, natural, normalization, policy, returns, shaping, threads, values
 from fastpg.baselines import *  # noqa: F403
 from fastpg.groups import *  # noqa: F403
 from fastpg.normalization import *  # noqa: F403
@@ -34,6 +35,7 @@ __all__ = [
     *shaping.__all__,
     *values.__all__,
     *threads.__all__,
+    "natural",
     "scan",
     "steps",
 ]

@@ -22,6 +22,7 @@ FLOORS = {
     "shaping": {"_check", "_tokens"},
     "values": {"_check", "_tokens"},
     "policy": {"_check", "policy"},
+    "natural": {"_check"},
     "threads": {"_core"},
     "steps": {"_numba"},
     "_loops": set(),
@@ -39,6 +40,7 @@ FLOORS = {
         "_scan",
         "baselines",
         "groups",
+        "natural",
         "normalization",
         "policy",
         "returns",
@@ -46,7 +48,7 @@ FLOORS = {
         "steps",
         "threads",
         "values",
-    },  # fmt: skip
+    },
 }
 CORE = {"numpy", "scipy", "numba", "llvmlite"}
 
@@ -111,9 +113,11 @@ def test_importing_fastpg_imports_neither_numba_nor_any_extra():
 
 
 def test_every_public_name_is_documented_with_an_example():
+    policies = [getattr(fastpg, name) for name in fastpg.policy.__all__]
     modules = [
-        fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.groups, fastpg.shaping, fastpg.values, fastpg.categorical
-    ]  # fmt: skip
+        *(fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.groups, fastpg.shaping, fastpg.values),
+        *(fastpg.natural, *policies),
+    ]
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)
