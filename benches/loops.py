@@ -308,6 +308,167 @@ def mode(logits):
     return out
 
 
+@njit(cache=True)
+def softplus(x):
+    return max(x, 0 * x) + np.log1p(np.exp(-abs(x)))
+
+
+@njit(cache=True)
+def bernoulli_log_prob(logits, action):
+    out = np.zeros(len(logits), logits.dtype)
+    for i in range(len(logits)):
+        for d in range(logits.shape[1]):
+            out[i] -= softplus(-logits[i, d] if action[i, d] else logits[i, d])
+    return out
+
+
+@njit(cache=True)
+def bernoulli_log_prob_grad(logits, action, weight):
+    out = np.empty_like(logits)
+    one = logits.dtype.type(1)
+    for i in range(len(logits)):
+        for d in range(logits.shape[1]):
+            out[i, d] = weight[i] * (action[i, d] - one / (one + np.exp(-logits[i, d])))
+    return out
+
+
+@njit(cache=True)
+def bernoulli_entropy(logits):
+    out = np.zeros(len(logits), logits.dtype)
+    for i in range(len(logits)):
+        for x in logits[i]:
+            p = logits.dtype.type(1) / (logits.dtype.type(1) + np.exp(-x))
+            out[i] += softplus(x) - p * x
+    return out
+
+
+@njit(cache=True)
+def bernoulli_entropy_grad(logits, weight):
+    out = np.empty_like(logits)
+    one = logits.dtype.type(1)
+    for i in range(len(logits)):
+        for d in range(logits.shape[1]):
+            p = one / (one + np.exp(-logits[i, d]))
+            out[i, d] = -weight[i] * logits[i, d] * p * (one - p)
+    return out
+
+
+@njit(cache=True)
+def bernoulli_kl(logits, other):
+    out = np.zeros(len(logits), logits.dtype)
+    one = logits.dtype.type(1)
+    for i in range(len(logits)):
+        for d in range(logits.shape[1]):
+            x, y = logits[i, d], other[i, d]
+            out[i] += (x - y) / (one + np.exp(-x)) + softplus(y) - softplus(x)
+    return out
+
+
+@njit(cache=True)
+def bernoulli_kl_grad(logits, other, weight):
+    out = np.empty_like(logits)
+    one = logits.dtype.type(1)
+    for i in range(len(logits)):
+        for d in range(logits.shape[1]):
+            p = one / (one + np.exp(-logits[i, d]))
+            out[i, d] = weight[i] * p * (one - p) * (logits[i, d] - other[i, d])
+    return out
+
+
+@njit(cache=True)
+def bernoulli_kl_grad_other(logits, other, weight):
+    out = np.empty_like(logits)
+    one = logits.dtype.type(1)
+    for i in range(len(logits)):
+        for d in range(logits.shape[1]):
+            out[i, d] = weight[i] * (one / (one + np.exp(-other[i, d])) - one / (one + np.exp(-logits[i, d])))
+    return out
+
+
+@njit(cache=True)
+def gaussian_log_prob(mean, log_std, action):
+    out = np.empty(len(mean), mean.dtype)
+    half = mean.dtype.type(0.5)
+    for i in range(len(mean)):
+        total = mean.dtype.type(mean.shape[1] * 0.5 * np.log(2 * np.pi))
+        for d in range(mean.shape[1]):
+            z = (action[i, d] - mean[i, d]) * np.exp(-log_std[i, d])
+            total += half * z * z + log_std[i, d]
+        out[i] = -total
+    return out
+
+
+@njit(cache=True)
+def gaussian_log_prob_grad(mean, log_std, action, weight):
+    by_mean, by_log_std = np.empty_like(mean), np.empty_like(mean)
+    one = mean.dtype.type(1)
+    for i in range(len(mean)):
+        for d in range(mean.shape[1]):
+            by_std = np.exp(-log_std[i, d])
+            z = (action[i, d] - mean[i, d]) * by_std
+            by_mean[i, d] = weight[i] * z * by_std
+            by_log_std[i, d] = weight[i] * (z * z - one)
+    return by_mean, by_log_std
+
+
+@njit(cache=True)
+def gaussian_entropy(mean, log_std):
+    out = np.empty(len(mean), mean.dtype)
+    for i in range(len(mean)):
+        total = mean.dtype.type(mean.shape[1] * 0.5 * (1 + np.log(2 * np.pi)))
+        for s in log_std[i]:
+            total += s
+        out[i] = total
+    return out
+
+
+@njit(cache=True)
+def gaussian_kl(mean, log_std, other_mean, other_log_std):
+    out = np.zeros(len(mean), mean.dtype)
+    half, two = mean.dtype.type(0.5), mean.dtype.type(2)
+    for i in range(len(mean)):
+        for d in range(mean.shape[1]):
+            t = two * (log_std[i, d] - other_log_std[i, d])
+            z = (mean[i, d] - other_mean[i, d]) * np.exp(-other_log_std[i, d])
+            out[i] += half * (np.expm1(t) - t + z * z)
+    return out
+
+
+@njit(cache=True)
+def gaussian_kl_grad(mean, log_std, other_mean, other_log_std, weight):
+    by_mean, by_log_std = np.empty_like(mean), np.empty_like(mean)
+    two = mean.dtype.type(2)
+    for i in range(len(mean)):
+        for d in range(mean.shape[1]):
+            by_std = np.exp(-other_log_std[i, d])
+            by_mean[i, d] = weight[i] * (mean[i, d] - other_mean[i, d]) * by_std * by_std
+            by_log_std[i, d] = weight[i] * np.expm1(two * (log_std[i, d] - other_log_std[i, d]))
+    return by_mean, by_log_std
+
+
+@njit(cache=True)
+def gaussian_kl_grad_other(mean, log_std, other_mean, other_log_std, weight):
+    by_mean, by_log_std = np.empty_like(mean), np.empty_like(mean)
+    two = mean.dtype.type(2)
+    for i in range(len(mean)):
+        for d in range(mean.shape[1]):
+            by_std = np.exp(-other_log_std[i, d])
+            z = (mean[i, d] - other_mean[i, d]) * by_std
+            by_mean[i, d] = -weight[i] * z * by_std
+            by_log_std[i, d] = -weight[i] * (np.expm1(two * (log_std[i, d] - other_log_std[i, d])) + z * z)
+    return by_mean, by_log_std
+
+
+@njit(cache=True)
+def squashed_gaussian_log_prob(mean, log_std, pre_action):
+    out = gaussian_log_prob(mean, log_std, pre_action)
+    two, log_two = mean.dtype.type(2), mean.dtype.type(np.log(2))
+    for i in range(len(mean)):
+        for u in pre_action[i]:
+            out[i] -= two * (log_two - u - softplus(-two * u))
+    return out
+
+
 # By the id of the case, and by axis: 0 is time-major, or rows of actions.
 LOOPS = {
     ("total_return", 0): total_return,
@@ -331,4 +492,18 @@ LOOPS = {
     ("categorical.kl_grad-other", 0): kl_grad_other,
     ("categorical.sample", 0): sample,
     ("categorical.mode", 0): mode,
+    ("bernoulli.log_prob", 0): bernoulli_log_prob,
+    ("bernoulli.log_prob_grad", 0): bernoulli_log_prob_grad,
+    ("bernoulli.entropy", 0): bernoulli_entropy,
+    ("bernoulli.entropy_grad", 0): bernoulli_entropy_grad,
+    ("bernoulli.kl", 0): bernoulli_kl,
+    ("bernoulli.kl_grad", 0): bernoulli_kl_grad,
+    ("bernoulli.kl_grad-other", 0): bernoulli_kl_grad_other,
+    ("gaussian.log_prob", 0): gaussian_log_prob,
+    ("gaussian.log_prob_grad", 0): gaussian_log_prob_grad,
+    ("gaussian.entropy", 0): gaussian_entropy,
+    ("gaussian.kl", 0): gaussian_kl,
+    ("gaussian.kl_grad", 0): gaussian_kl_grad,
+    ("gaussian.kl_grad-other", 0): gaussian_kl_grad_other,
+    ("squashed_gaussian.log_prob", 0): squashed_gaussian_log_prob,
 }

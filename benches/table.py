@@ -23,6 +23,8 @@ SHORT = {
     "reward_to_go": ["128 x 8", "256 x 1024", "2048 x 256", "64 x 1024, axis=1"],
     "td_residual": ["128 x 8", "256 x 1024", "2048 x 256", "64 x 1024, axis=1"],
     "categorical.log_prob_grad": ["65536 x 4", "65536 x 18", "4096 x 512"],
+    "gaussian.log_prob_grad": ["65536 x 4", "65536 x 18"],
+    "bernoulli.log_prob_grad": ["65536 x 4", "65536 x 18"],
 }
 # Issue 2. At most so many us a call, or at least so many times as fast as naive NumPy; float32.
 TARGETS = [
