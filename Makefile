@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
-CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror
+CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall -Wextra -Werror
 
 .PHONY: train test peers lint types sanitize bench bench-test check clean
 
@@ -39,6 +39,8 @@ sanitize:
 	mkdir -p build
 	$(CC) $(CFLAGS_C) -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc -o build/smoke $(SMOKE) -lm -pthread
 	./build/smoke
+	$(CC) $(CFLAGS_C) -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc -o build/smoke-objectives $(patsubst %smoke.c,%smoke_objectives.c,$(SMOKE)) -lm -pthread
+	./build/smoke-objectives
 	$(CC) $(CFLAGS_C) -fsanitize=thread -Icsrc -o build/smoke-threads $(SMOKE) -lm -pthread
 	./build/smoke-threads large
 

@@ -9,6 +9,7 @@ typedef union {
 #include "scan.h"
 #include "returns.h"
 #include "policy.h"
+#include "objectives.h"
 
 static const fastpg_runner F(table)[] = {
 #define TIME(name, parameters) F(name##_run),

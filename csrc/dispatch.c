@@ -1,5 +1,6 @@
 /* Compiles the bodies once per instruction set and picks a table of them at load. */
 #include "fastpg.h"
+#include "objective.h"
 #include "threads.h"
 
 #include <math.h>
@@ -422,3 +423,5 @@ static const struct {
 
 const char *fastpg_symbol(int kernel, fastpg_dtype dtype) { return symbols[kernel].name[dtype]; }
 fastpg_function fastpg_address(int kernel, fastpg_dtype dtype) { return symbols[kernel].address[dtype]; }
+
+#include "objectives_run.h"

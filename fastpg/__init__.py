@@ -3,18 +3,19 @@
     g = E[ sum_t  grad log pi(a_t | s_t) * Psi_t ]          Schulman et al. 2016, eq. 1, arXiv:1506.02438
 
 `fastpg.returns` answers how good action t was (Psi), `fastpg.groups` how good a response was next to the others, `fastpg.policy` which
-way makes it likelier (grad log pi). `fastpg.shaping` is for rewards before that, `fastpg.values` for the value function.
-`fastpg.natural` holds Fisher-vector products and the trust-region step; `fastpg.steps` and `fastpg.scan` are the single steps in Numba,
-for loops of your own.
+way makes it likelier (grad log pi), `fastpg.objectives` what is descended, their product. `fastpg.shaping` is for rewards before that,
+`fastpg.values` for the value function. `fastpg.natural` holds Fisher-vector products and the trust-region step.
+`fastpg.steps` and `fastpg.scan` are the single steps in Numba, for loops of your own.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastpg import baselines, groups, natural, normalization, policy, returns, shaping, threads, values
+from fastpg import baselines, groups, natural, normalization, objectives, policy, returns, shaping, threads, values
 from fastpg.baselines import *  # noqa: F403
 from fastpg.groups import *  # noqa: F403
 from fastpg.normalization import *  # noqa: F403
+from fastpg.objectives import *  # noqa: F403
 from fastpg.policy import *  # noqa: F403
 from fastpg.returns import *  # noqa: F403
 from fastpg.shaping import *  # noqa: F403
@@ -32,6 +33,7 @@ __all__ = [
     *normalization.__all__,
     *groups.__all__,
     *policy.__all__,
+    *objectives.__all__,
     *shaping.__all__,
     *values.__all__,
     *threads.__all__,

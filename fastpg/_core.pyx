@@ -390,6 +390,89 @@ def run_rows(str kernel, tuple args, object out):
     return made if bad < 0 else bad
 
 
+# --- objectives over tokens
+
+cdef extern from "objective.h" nogil:
+    ctypedef struct fastpg_kl_options:
+        int kind, gradient, zero
+        double coef, bound, clip
+    ctypedef struct fastpg_objective:
+        int loss, by_sequence, by_length, mean_of_sequence
+        double denominator
+        int count_sequences
+        double bound, clip_low, clip_high, dual_clip, delta, beta, tau_pos, tau_neg, ratio_cap, eps, k_pos, lambda_pos, k_neg, lambda_neg
+        fastpg_kl_options kl
+    ctypedef struct fastpg_tokens:
+        const void *log_prob
+        const void *old
+        const void *advantage
+        const void *weight
+        const void *ref
+        const char *mask
+        const char *chosen
+        void *grad
+        const int64_t *offsets
+        Py_ssize_t sequences, length
+        int advantage_by_sequence, weight_by_sequence
+    ctypedef struct fastpg_sums:
+        double loss, tokens, sequences, k1, k2, k3, low, high, dual, killed, ratio, ratio_squared
+    fastpg_sums fastpg_policy_loss(fastpg_dtype dtype, const fastpg_objective *objective, const fastpg_tokens *tokens)
+    void fastpg_kl_estimate(fastpg_dtype dtype, const fastpg_kl_options *kl, double bound, const fastpg_tokens *tokens, void *value)
+    const char *fastpg_loss_name(int loss)
+
+cdef dict LOSSES = {}
+while fastpg_loss_name(<int>len(LOSSES)) != NULL:
+    LOSSES[fastpg_loss_name(<int>len(LOSSES)).decode()] = len(LOSSES)
+
+
+cdef void *data_of(object array):
+    """Of a dense array that `objectives` has made so; NULL for None."""
+    return NULL if array is None else cnp.PyArray_DATA(<cnp.ndarray>array)
+
+
+cdef fastpg_tokens tokens_of(tuple arrays, cnp.ndarray grad, object offsets, Py_ssize_t length):
+    cdef fastpg_tokens t
+    t.log_prob, t.old, t.advantage, t.weight, t.ref = (
+        data_of(arrays[0]), data_of(arrays[1]), data_of(arrays[2]), data_of(arrays[3]), data_of(arrays[4]))
+    t.mask, t.chosen, t.grad = <const char *>data_of(arrays[5]), <const char *>data_of(arrays[6]), data_of(grad)
+    t.offsets = <const int64_t *>data_of(offsets)
+    t.length = length
+    t.sequences = len(offsets) - 1 if offsets is not None else grad.size // length if length else 0
+    t.advantage_by_sequence = arrays[2] is not None and arrays[2].size != grad.size
+    t.weight_by_sequence = arrays[3] is not None and arrays[3].size != grad.size
+    return t
+
+
+def policy_loss(str loss, dict options, tuple kl, tuple arrays, cnp.ndarray grad, object offsets, Py_ssize_t length):
+    """Writes grad and returns the sums of csrc/objective.h as a dict. arrays: log_prob, old, advantage, weight, ref, mask, chosen, each
+    dense, of the dtype of grad or bool, or None. kl: kind, gradient, zero, coef, bound, clip."""
+    cdef fastpg_objective q
+    cdef fastpg_tokens t = tokens_of(arrays, grad, offsets, length)
+    cdef fastpg_sums sums
+    cdef fastpg_dtype dtype = FASTPG_F32 if cnp.PyArray_TYPE(grad) == cnp.NPY_FLOAT32 else FASTPG_F64
+    q.loss = LOSSES[loss]
+    q.by_sequence, q.by_length, q.mean_of_sequence = options["by_sequence"], options["by_length"], options["mean_of_sequence"]
+    q.denominator, q.count_sequences, q.bound = options["denominator"], options["count_sequences"], options["bound"]
+    q.clip_low, q.clip_high, q.dual_clip, q.delta = options["clip_low"], options["clip_high"], options["dual_clip"], options["delta"]
+    q.beta, q.tau_pos, q.tau_neg, q.ratio_cap = options["beta"], options["tau_pos"], options["tau_neg"], options["ratio_cap"]
+    q.eps, q.k_pos, q.lambda_pos = options["eps"], options["k_pos"], options["lambda_pos"]
+    q.k_neg, q.lambda_neg = options["k_neg"], options["lambda_neg"]
+    q.kl = fastpg_kl_options(kl[0], kl[1], kl[2], kl[3], kl[4], kl[5])
+    with nogil:
+        sums = fastpg_policy_loss(dtype, &q, &t)
+    return sums
+
+
+def kl_estimate(tuple kl, double bound, tuple arrays, cnp.ndarray value, cnp.ndarray grad):
+    """Fills value and grad from dense arrays log_prob, old, ref, mask of their dtype, or bool, or None."""
+    cdef fastpg_kl_options q = fastpg_kl_options(kl[0], kl[1], kl[2], kl[3], kl[4], kl[5])
+    cdef fastpg_tokens t = tokens_of((arrays[0], arrays[1], None, None, arrays[2], arrays[3], None), grad, None, grad.size)
+    cdef void *to = data_of(value)
+    cdef fastpg_dtype dtype = FASTPG_F32 if cnp.PyArray_TYPE(grad) == cnp.NPY_FLOAT32 else FASTPG_F64
+    with nogil:
+        fastpg_kl_estimate(dtype, &q, bound, &t, to)
+
+
 if os.environ.get("FASTPG_ISA"):
     try:
         use_isa(os.environ["FASTPG_ISA"])

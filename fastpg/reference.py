@@ -833,3 +833,311 @@ class squashed_gaussian:
     def log_prob(mean: Array, log_std: Array, pre_action: Array) -> Array:
         log_slope = 2 * (math.log(2) - pre_action - np.logaddexp(0, -2 * pre_action))
         return gaussian.log_prob(mean, log_std, pre_action) - log_slope.sum(axis=-1)
+
+
+# --- objectives. Sums run in float64 whatever the dtype; the gradient comes back in that of log_prob.
+# `stopped` is log_prob where a formula stops the gradient: a finite difference holds it still and moves the rest.
+
+
+def _tokens(mask: Any, log_prob: Array, offsets: Any) -> list[Array]:
+    """Where the unmasked tokens of each sequence stand in log_prob.ravel()."""
+    lanes = _lanes(log_prob, log_prob.ndim - 1, offsets, None)
+    return [at if mask is None else at[mask.ravel()[at]] for at in lanes]
+
+
+def _per_token(x: Any, log_prob: Array, offsets: Any) -> Any:
+    """An argument in float64, one item a token, where it came as one a sequence."""
+    if x is None or x.shape == log_prob.shape:
+        return x if x is None else x.ravel().astype(np.float64)
+    lengths = log_prob.shape[1] if offsets is None else np.diff(offsets)
+    return np.repeat(x.astype(np.float64), lengths)
+
+
+def _bound(x: Array, bound: Any) -> tuple[Array, Array]:
+    """x between -bound and bound, and where it already was."""
+    if bound is None:
+        return x, np.ones(x.shape, bool)
+    return np.where(np.isnan(x), x, np.clip(x, -bound, bound)), ~(np.abs(x) > bound)
+
+
+def _kl_terms(kind: str, x: Array, ref: Array, gradient: str, old: Any, stopped: Array, p: dict[str, Any]) -> Any:
+    """An estimate of KL(pi || ref) at each token, and its derivative to log pi."""
+    d, inside = _bound((stopped if gradient == "straight_through" else x) - ref, p["log_ratio_bound"])
+    zero = p["bound_gradient"] == "zero"
+    value = {"k1": d, "k2": d * d / 2, "k3": np.expm1(-d) + d, "abs": np.abs(d)}[kind]
+    slope = {"k1": np.ones_like(d), "k2": d, "k3": -np.expm1(-d), "abs": np.sign(d)}[kind] * (inside if zero else 1)
+    if gradient == "straight_through":  # of k2, unbounded: the estimator whose gradient is unbiased
+        value = _bound(value, p["clip"])[0] + (x - ref) ** 2 / 2 - (stopped - ref) ** 2 / 2
+        return value, x - ref
+    if gradient == "score":  # pi / sg(pi) = 1 multiplies the value
+        ratio, ratio_slope = np.exp(x - stopped), np.exp(x - stopped)
+        if zero:
+            ratio, ratio_slope = np.where(inside, ratio, 1), ratio_slope * inside
+    elif gradient == "importance":
+        log_ratio, within = _bound(x - old, p["ratio_bound"])
+        ratio = np.exp(log_ratio)
+        ratio_slope = ratio * within
+    else:
+        ratio, ratio_slope = np.ones_like(d), np.zeros_like(d)
+    product, inside = _bound(ratio * value, p["clip"])
+    return product, (ratio * slope + ratio_slope * value) * (inside if zero else 1)
+
+
+def kl_estimate(
+    log_prob: Array,
+    ref_log_prob: Array,
+    kind: str = "k3",
+    *,
+    gradient: str = "plain",
+    old_log_prob: Any = None,
+    mask: Any = None,
+    log_ratio_bound: Any = 20.0,
+    clip: Any = None,
+    bound_gradient: str = "saturate",
+    stopped: Any = None,
+) -> tuple[Array, Array]:
+    at = slice(None) if mask is None else mask
+    value, grad = np.zeros_like(log_prob), np.zeros_like(log_prob)
+    x = log_prob[at].astype(np.float64)
+    p = {"log_ratio_bound": log_ratio_bound, "clip": clip, "bound_gradient": bound_gradient, "ratio_bound": 20.0}
+    with np.errstate(all="ignore"):
+        value[at], grad[at] = _kl_terms(
+            kind,
+            x,
+            ref_log_prob[at].astype(np.float64),
+            gradient,
+            None if old_log_prob is None else old_log_prob[at].astype(np.float64),
+            x if stopped is None else stopped[at].astype(np.float64),
+            p,
+        )
+    return value, grad
+
+
+def _sequence_ratio(x: Array, stopped: Array, o: Array) -> Array:
+    """GSPO eq. 14: log s_t = sg(log s) + log pi_t - sg(log pi_t), log s the mean log-ratio."""
+    return (stopped - o).mean() + x - stopped
+
+
+def _ppo_terms(log_r: Array, a: Array, p: dict[str, Any]) -> tuple[Array, Array, list[Array]]:
+    log_r, inside = _bound(log_r, p["log_ratio_bound"])
+    r = np.exp(log_r)
+    low, high = 1 - p["clip_low"], 1 + p["clip_high"]
+    delta = np.inf if p.get("delta") is None else p["delta"]
+    plain = np.where(r > delta, delta, r) * a
+    clipped = np.where(r < low, low, np.where(r > high, high, r)) * a
+    binds = clipped < plain
+    live = np.where(binds, (r >= low) & (r <= high), r <= delta) | np.isnan(r)
+    surrogate = np.where(binds, clipped, plain)
+    dual = np.zeros(r.shape, bool)
+    if p.get("dual_clip") is not None:
+        dual = (a < 0) & (surrogate < p["dual_clip"] * a)
+        surrogate = np.where(dual, p["dual_clip"] * a, surrogate)
+    slope = np.where(live & inside & ~dual, r * a, np.where(np.isnan(r * a), r * a, 0))
+    return -surrogate, -slope, [binds & (r < low), binds & (r > high), dual]
+
+
+def _terms(kind: str, x: Array, o: Array, a: Array, stopped: Array, w: Any, chosen: Any, p: dict[str, Any]) -> Any:
+    """One sequence: the loss of each token, its derivative, and where the lower, upper and dual bounds bind."""
+    n = len(x)
+    none = [np.zeros(n, bool)] * 3
+    log_r = _sequence_ratio(x, stopped, o) if p.get("level") == "sequence" else x - o
+    bounded, inside = _bound(log_r, p["log_ratio_bound"])
+    r = np.exp(bounded)
+    if kind in ("reinforce", "a2c", "gpg"):
+        return -a * x, -a, none
+    if kind in ("ppo", "gspo", "luspo", "clip_cov"):
+        loss, slope, clipped = _ppo_terms(log_r, a, p)
+        scale = n if kind == "luspo" else ~chosen if kind == "clip_cov" else 1
+        return _gated(np.float64(1) * scale + 0 * x, loss), _gated(np.float64(1) * scale + 0 * x, slope), clipped
+    if kind == "ppo_kl":
+        return -r * a + p["beta"] * (r - 1 - bounded), inside * (-r * a + p["beta"] * (r - 1)), none
+    if kind == "cispo":
+        log_held = (stopped - o).mean() + 0 * x if p["level"] == "sequence" else stopped - o
+        held = np.exp(_bound(log_held, p["log_ratio_bound"])[0])
+        low, high = 1 - p["clip_low"], 1 + p["clip_high"]
+        held_clipped = np.where(held < low, low, np.where(held > high, high, held))
+        return -held_clipped * a * x, -held_clipped * a, [held < low, held > high, none[2]]
+    if kind == "sapo":
+        tau = np.where(a > 0, p["tau_pos"], p["tau_neg"])
+        gate = 1 / (1 + np.exp(-tau * (r - 1)))
+        return -4 / tau * gate * a, -4 * gate * (1 - gate) * r * inside * a, none
+    if kind == "gmpo":
+        low, high = (a < 0) & (log_r < -p["clip_low"]), (a > 0) & (log_r > p["clip_high"])
+        m = np.where(low, -p["clip_low"], np.where(high, p["clip_high"], log_r)) * (a != 0)
+        m, inside = _bound(m, p["log_ratio_bound"])
+        loss = -a.mean() * np.exp(m.mean()) + 0 * x
+        return loss, loss * (~low & ~high & (a != 0) & inside), [low, high, none[2]]
+    if kind in ("dppo_tv", "dppo_kl"):
+        new, was = np.exp(stopped), np.exp(o)
+        if kind == "dppo_tv":
+            over, under = new - was > p["clip_high"], new - was < -p["clip_low"]
+        else:
+            kl = was * (o - stopped) + (1 - was) * np.log((1 - was + p["eps"]) / (1 - new + p["eps"]))
+            over, under = (kl > p["clip_high"]) & (new > was), (kl > p["clip_low"]) & (new < was)
+        low, high = ~(a > 0) & under, (a > 0) & over
+        held = np.exp(_bound(stopped - o, p["log_ratio_bound"])[0])
+        held = np.where(low | high, 0, np.where(held > p["ratio_cap"], p["ratio_cap"], held))
+        return _gated(held, -a * x), _gated(held, -a), [low, high, none[2]]
+    if kind == "kl_cov":
+        d = _bound(x - o, None)[0]
+        return -r * a + p["beta"] * np.abs(d) * chosen, -r * inside * a + p["beta"] * np.sign(d) * chosen, none
+    if kind == "vespo":
+        floor = np.log(1e-8)
+        log_w = _bound(stopped - o, 20.0)[0].sum() + (0 if w is None else np.clip(np.log(w), floor, 20.0).sum())
+        log_w = np.clip(log_w, floor, 20.0)
+        k, la = np.where(a >= 0, p["k_pos"], p["k_neg"]), np.where(a >= 0, p["lambda_pos"], p["lambda_neg"])
+        phi = np.exp(la + k * log_w - la * np.exp(log_w))
+        return -phi * a * x, -phi * a, none
+    if kind == "dro":
+        return -a * x + p["beta"] / 2 * (x - o) ** 2, -a + p["beta"] * (x - o), none
+    if kind == "ipo":
+        moved = np.exp(stopped) - np.exp(o)
+        low, high = moved < -p["clip_low"], moved > p["clip_high"]
+        keep = ~low & ~high
+        penalty, slope = p["beta"] * (x - o) ** 2, 2 * p["beta"] * (x - o)
+        return (
+            _gated(keep + 0 * x, -r * a) + penalty,
+            _gated(keep * inside + 0 * x, -r * a) + slope,
+            [low, high, none[2]],
+        )
+    assert kind == "topr"
+    log_w = (stopped - o).sum()
+    held = np.where(a < 0, np.exp(np.where(log_w > 0, 0, log_w)), 1 + 0 * x)
+    return -held * a * x, -held * a, none
+
+
+def chosen_tokens(kind: str, x: Array, o: Array, a: Array, p: dict[str, Any], rng: Any) -> Array:
+    """The tokens that clip_cov leaves out or kl_cov holds back, by (A - mean A)(log pi - mean log pi), over the whole batch."""
+    covariance = (a - a.mean()) * (x - x.mean())
+    count = max(1, int(p["fraction"] * len(x)))
+    if kind == "kl_cov":
+        at = sorted(range(len(x)), key=lambda i: -covariance[i])[:count]
+    else:
+        clipped = _ppo_terms(x - o, a, p)[2]
+        fits = (covariance > p["cov_low"]) & (covariance < p["cov_high"]) & ~clipped[0] & ~clipped[1]
+        candidates = np.flatnonzero(fits)
+        at = list(candidates[rng.permutation(len(candidates))[:count]])
+    return np.isin(np.arange(len(x)), at)
+
+
+def policy_loss(
+    kind: str,
+    log_prob: Array,
+    old_log_prob: Array,
+    advantage: Array,
+    *,
+    mask: Any = None,
+    offsets: Any = None,
+    aggregate: str = "token_mean",
+    denominator: Any = None,
+    weight: Any = None,
+    ref_log_prob: Any = None,
+    kl: str = "k3",
+    kl_coef: float = 0.0,
+    kl_gradient: str = "plain",
+    kl_bound: Any = 20.0,
+    kl_clip: Any = None,
+    kl_bound_gradient: str = "saturate",
+    log_ratio_bound: Any = 20.0,
+    rng: Any = None,
+    stopped: Any = None,
+    **options: Any,
+) -> tuple[float, Array, dict[str, float]]:
+    p = dict(options, log_ratio_bound=log_ratio_bound)
+    of_kl = {
+        "log_ratio_bound": kl_bound,
+        "clip": kl_clip,
+        "bound_gradient": kl_bound_gradient,
+        "ratio_bound": log_ratio_bound,
+    }
+    x, o = log_prob.ravel().astype(np.float64), old_log_prob.ravel().astype(np.float64)
+    a, w = _per_token(advantage, log_prob, offsets), _per_token(weight, log_prob, offsets)
+    ref, held = _per_token(ref_log_prob, log_prob, offsets), _per_token(stopped, log_prob, offsets)
+    held = x if held is None else held
+    sequences = _tokens(mask, log_prob, offsets)
+    every = np.concatenate([np.arange(0), *sequences])
+    chosen = np.zeros(x.size, bool)
+    if kind in ("clip_cov", "kl_cov") and len(every):
+        chosen[every] = chosen_tokens(kind, held[every], o[every], a[every], p, rng)
+    counted = {"token_mean": len(every), "token_sum": 1}.get(aggregate, sum(len(at) > 0 for at in sequences))
+    total = max(counted, 1) if denominator is None else denominator
+    loss, grad = 0.0, np.zeros(x.size)
+    clipped, killed = np.zeros(3), 0
+    with np.errstate(all="ignore"):
+        for at in sequences:
+            if len(at) == 0:
+                continue
+            w_here: Any = None if w is None else w[at]
+            terms, slope, sides = _terms(kind, x[at], o[at], a[at], held[at], w_here, chosen[at], p)
+            if w is not None and kind != "vespo":
+                w_here = np.full(len(at), np.exp(np.log(w_here).mean())) if kind == "gmpo" else w_here
+                terms, slope = _gated(w_here, terms), _gated(w_here, slope)
+            clipped += [side.sum() for side in sides]
+            killed += ((slope == 0) & (a[at] != 0)).sum()
+            if ref is not None:
+                value, value_slope = _kl_terms(kl, x[at], ref[at], kl_gradient, o[at], held[at], of_kl)
+                terms, slope = terms + kl_coef * value, slope + kl_coef * value_slope
+            share = total * len(at) if aggregate == "seq_mean_token_mean" else total
+            loss += terms.sum() / share
+            grad[at] = slope / share
+        log_r = (x - o)[every]
+        r = np.exp(_bound(log_r, log_ratio_bound)[0])
+    n = len(every)
+
+    def mean(v: Array) -> float:
+        return float(v.sum() / max(n, 1))
+
+    with np.errstate(all="ignore"):
+        stats = {
+            "tokens": n,
+            "sequences": sum(len(at) > 0 for at in sequences),
+            "approx_kl_k1": mean(-log_r),
+            "approx_kl_k2": mean(log_r**2 / 2),
+            "approx_kl_k3": mean(r - 1 - _bound(log_r, log_ratio_bound)[0]),
+            "clip_fraction_low": clipped[0] / max(n, 1),
+            "clip_fraction_high": clipped[1] / max(n, 1),
+            "clip_fraction_dual": clipped[2] / max(n, 1),
+            "killed_fraction": killed / max(n, 1),
+            "ratio_mean": mean(r),
+            "effective_sample_size": float(r.sum() ** 2 / (r**2).sum()) if n else 0.0,
+        }
+    return float(loss), grad.reshape(log_prob.shape).astype(log_prob.dtype), stats
+
+
+def rollout_correction(
+    kind: str,
+    log_prob: Array,
+    rollout_log_prob: Array,
+    *,
+    level: str,
+    gate: Any = None,
+    low: float = -np.inf,
+    high: float = np.inf,
+    advantage: Any = None,
+    mask: Any = None,
+    offsets: Any = None,
+    log_ratio_bound: float = 20.0,
+) -> tuple[Array, Array]:
+    weight, keep = np.zeros(log_prob.size), np.zeros(log_prob.size, bool)
+    a = _per_token(advantage, log_prob, offsets)
+    for at in _tokens(mask, log_prob, offsets):
+        if len(at) == 0:
+            continue
+        d = log_prob.ravel()[at].astype(np.float64) - rollout_log_prob.ravel()[at]
+        of = {"token": d, "sequence": d.sum() + 0 * d, "geometric": d.mean() + 0 * d}
+        ratio = {name: np.exp(np.clip(x, -log_ratio_bound, log_ratio_bound)) for name, x in of.items()}
+        x = np.clip(d, -log_ratio_bound, log_ratio_bound)
+        if kind in ("is", "tis"):
+            weight[at] = ratio[level] if kind == "is" else np.clip(ratio[level], low, high)
+            keep[at] = weight[at] != 0
+        elif kind in ("mis", "icepop"):
+            inside = (ratio[gate or level] >= low) & (ratio[gate or level] <= high)
+            weight[at], keep[at] = ratio[level] * inside, inside
+        elif kind == "opsm":
+            weight[at] = keep[at] = (a[at] >= 0) | ((-d).mean() <= high)
+        else:
+            k = {"k1": -x, "k2": x**2 / 2, "k3": np.exp(x) - 1 - x}[kind]
+            k = {"token": k, "sum": k.sum() + 0 * k, "mean": k.mean() + 0 * k, "max": k}[level]
+            inside = (k >= low) & (k <= high)
+            weight[at] = keep[at] = inside.all() if level == "max" else inside
+    return weight.reshape(log_prob.shape).astype(log_prob.dtype), keep.reshape(log_prob.shape)

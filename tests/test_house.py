@@ -23,6 +23,7 @@ FLOORS = {
     "values": {"_check", "_tokens"},
     "policy": {"_check", "policy"},
     "natural": {"_check"},
+    "objectives": {"_check", "_core"},
     "threads": {"_core"},
     "steps": {"_numba"},
     "_loops": set(),
@@ -37,17 +38,8 @@ FLOORS = {
     "cli": {"", "_core", "adapters", "train", "envs", "nets", "testing"},
     "__main__": {"cli"},
     "": {
-        "_scan",
-        "baselines",
-        "groups",
-        "natural",
-        "normalization",
-        "policy",
-        "returns",
-        "shaping",
-        "steps",
-        "threads",
-        "values",
+        *("_scan", "baselines", "groups", "natural", "normalization", "objectives", "policy", "presets", "returns"),
+        *("shaping", "steps", "threads", "values"),
     },
 }
 CORE = {"numpy", "scipy", "numba", "llvmlite"}
@@ -116,7 +108,7 @@ def test_every_public_name_is_documented_with_an_example():
     policies = [getattr(fastpg, name) for name in fastpg.policy.__all__]
     modules = [
         *(fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.groups, fastpg.shaping, fastpg.values),
-        *(fastpg.natural, *policies),
+        *(fastpg.objectives, fastpg.natural, *policies),
     ]
     for module in modules:
         for name in module.__all__:
