@@ -5,6 +5,7 @@
 `fastpg.returns` answers how good action t was (Psi), `fastpg.groups` how good a response was next to the others, `fastpg.policy` which
 way makes it likelier (grad log pi), `fastpg.objectives` what is descended, their product. `fastpg.shaping` is for rewards before that,
 `fastpg.values` for the value function. `fastpg.natural` holds Fisher-vector products and the trust-region step.
+`fastpg.values` for the value function, `fastpg.presets` for the conventions of the field's libraries.
 `fastpg.steps` and `fastpg.scan` are the single steps in Numba, for loops of your own.
 """
 
@@ -12,11 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastpg import baselines, groups, natural, normalization, objectives, policy, returns, shaping, threads, values
+from fastpg import baselines, groups, normalization, objectives, policy, presets, returns, shaping, threads, values
 from fastpg.baselines import *  # noqa: F403
 from fastpg.groups import *  # noqa: F403
 from fastpg.normalization import *  # noqa: F403
 from fastpg.objectives import *  # noqa: F403
 from fastpg.policy import *  # noqa: F403
+from fastpg.presets import *  # noqa: F403
 from fastpg.returns import *  # noqa: F403
 from fastpg.shaping import *  # noqa: F403
 from fastpg.threads import *  # noqa: F403
@@ -34,6 +37,7 @@ __all__ = [
     *groups.__all__,
     *policy.__all__,
     *objectives.__all__,
+    *presets.__all__,
     *shaping.__all__,
     *values.__all__,
     *threads.__all__,
