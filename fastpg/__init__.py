@@ -4,16 +4,27 @@
 
 `fastpg.returns` answers how good action t was (Psi), `fastpg.groups` how good a response was next to the others, `fastpg.policy` which
 way makes it likelier (grad log pi), `fastpg.objectives` what is descended, their product. `fastpg.shaping` is for rewards before that,
-`fastpg.values` for the value function. `fastpg.natural` holds Fisher-vector products and the trust-region step.
-`fastpg.values` for the value function, `fastpg.presets` for the conventions of the field's libraries.
+`fastpg.values` for the value function, `fastpg.presets` for the conventions of the field's libraries. `fastpg.natural` holds Fisher-vector
+products and the trust-region step.
 `fastpg.steps` and `fastpg.scan` are the single steps in Numba, for loops of your own.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastpg import baselines, groups, natural, normalization, objectives, policy, returns, shaping, threads, values
-from fastpg import baselines, groups, normalization, objectives, policy, presets, returns, shaping, threads, values
+from fastpg import (
+    baselines,
+    groups,
+    natural,
+    normalization,
+    objectives,
+    policy,
+    presets,
+    returns,
+    shaping,
+    threads,
+    values,
+)
 from fastpg.baselines import *  # noqa: F403
 from fastpg.groups import *  # noqa: F403
 from fastpg.normalization import *  # noqa: F403

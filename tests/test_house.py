@@ -109,11 +109,8 @@ def test_every_public_name_is_documented_with_an_example():
     policies = [getattr(fastpg, name) for name in fastpg.policy.__all__]
     modules = [
         *(fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.groups, fastpg.shaping, fastpg.values),
-        *(fastpg.objectives, fastpg.natural, *policies),
+        *(fastpg.objectives, fastpg.presets, fastpg.natural, *policies),
     ]
-        fastpg.returns, fastpg.baselines, fastpg.normalization, fastpg.groups, fastpg.shaping, fastpg.values, fastpg.categorical,
-        fastpg.objectives, fastpg.presets,
-    ]  # fmt: skip
     for module in modules:
         for name in module.__all__:
             thing = getattr(module, name)
