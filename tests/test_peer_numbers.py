@@ -8,11 +8,16 @@ import pytest
 
 import fastpg
 from fastpg import bernoulli, categorical, gaussian, multi_categorical, squashed_gaussian
+from fastpg import categorical
+from fastpg import reference as pg
+
+
+def load(file):
+    return json.loads((Path(__file__).parent / "cases" / f"{file}.json").read_text())["cases"]
 
 
 def cases(file, *functions):
-    loaded = json.loads((Path(__file__).parent / "cases" / f"{file}.json").read_text())
-    found = [c for c in loaded["cases"] if c.get("function", c.get("name")) in functions]
+    found = [c for c in load(file) if c.get("function", c.get("name")) in functions]
     assert found, (file, functions)
     return pytest.mark.parametrize("case", found, ids=[c.get("id", c.get("name")) for c in found])
 
@@ -108,6 +113,66 @@ def test_rlax_discounts_are_our_gamma_per_step(case):
         np.testing.assert_allclose(got, wanted["advantages"], **close)
 
 
+@cases("rlax_multistep", "n_step_bootstrapped_returns")
+def test_rlax_n_step_returns_shrink_the_window_at_the_end(case):
+    x, p = arrays(case), case["params"]
+    no = np.zeros(x["r_t"].shape, bool)
+    args, axis = (x["r_t"], x["v_t"], no, no, x["discount_t"]), no.ndim - 1
+    if p["lambda_t"] == 1:
+        got = pg.n_step_return(*args, p["n"], axis=axis)
+    else:  # with lambda inside a window as long as the sequence, the lambda-return
+        assert p["n"] == no.shape[axis]
+        got = fastpg.lambda_return(*args, p["lambda_t"], axis=axis)
+    np.testing.assert_allclose(got, case["expected"]["returns"], rtol=1e-12, atol=1e-12)
+
+
+@cases("rlax_multistep", "importance_corrected_td_errors")
+def test_rlax_importance_corrected_td_errors_are_vtrace_without_clips(case):
+    x, p, v = arrays(case), case["params"], arrays(case)["values"]
+    no = np.zeros(x["r_t"].shape, bool)
+    args = (x["r_t"], v[:, :-1], v[:, 1:], np.log(x["rho_tm1"]), no, no, x["discount_t"], p["lambda_"])
+    target, _ = pg.vtrace(*args, np.inf, np.inf, axis=1)
+    np.testing.assert_allclose(target - v[:, :-1], case["expected"]["td_errors"], rtol=1e-9, atol=1e-12)
+
+
+@cases("rlax_vtrace", "vtrace_td_error_and_advantage", "leaky_vtrace")
+def test_rlax_vtrace_errors_are_our_targets_less_the_values(case):
+    x, p, wanted = arrays(case), case["params"], case["expected"]
+    no = np.zeros(x["r_t"].shape, bool)
+    args = (x["r_t"], x["v_tm1"], x["v_t"], np.log(x["rho_tm1"]), no, no, x["discount_t"], p["lambda_"])
+    clips = {"clip_rho": p.get("clip_rho_threshold", 1.0), "clip_pg_rho": p.get("clip_pg_rho_threshold", 1.0)}
+    target, advantage = pg.vtrace(*args, **clips, alpha=p.get("alpha_", 1.0), axis=1)
+    close = {"rtol": 1e-6, "atol": 1e-6} if case["kind"] == "literal" else {"rtol": 1e-9, "atol": 1e-12}
+    np.testing.assert_allclose(target - x["v_tm1"], wanted["errors"], **close)
+    if "pg_advantage" in wanted:
+        np.testing.assert_allclose(advantage, wanted["pg_advantage"], **close)
+    log_ratio = [  # the ratios are those of the two policies at the actions taken
+        categorical.log_prob(x[logits].reshape(-1, 2), x["actions"].astype(int).ravel())
+        for logits in ("target_policy_logits", "behavior_policy_logits")
+    ]
+    np.testing.assert_allclose(np.exp(log_ratio[0] - log_ratio[1]), x["rho_tm1"].ravel(), rtol=1e-12)
+
+
+@cases("torchrl_exec_values", "vtrace_advantage_estimate")
+def test_torchrl_vtrace(case):
+    x, p = arrays(case), case["params"]
+    terminated, axis = flags(x["terminated"]), x["reward"].ndim - 1
+    truncated = flags(x.get("done", terminated)) & ~terminated
+    args = (x["reward"], x["state_value"], x["next_state_value"], x["log_pi"] - x["log_mu"], terminated, truncated)
+    rho, c = p.get("rho_thresh", 1.0), p.get("c_thresh", 1.0)
+    target, advantage = pg.vtrace(*args, p["gamma"], 1.0, rho, c, rho, axis=axis)
+    np.testing.assert_allclose(target, case["expected"]["vs"], atol=2e-6)
+    np.testing.assert_allclose(advantage, case["expected"]["advantages"], atol=2e-6)
+
+
+@cases("torchrl_exec_values", "reward2go")
+def test_torchrl_reward2go_knows_no_bootstrap(case):
+    x = arrays(case)
+    done = flags(x["done"])
+    got = fastpg.reward_to_go(x["reward"], None, done, np.zeros_like(done), case["params"]["gamma"])
+    np.testing.assert_allclose(got, case["expected"]["reward2go"], atol=5.1e-5)  # four digits are printed
+
+
 @cases("stoix_gae_truncation", "batch_truncated_gae")
 def test_stoix_truncations_bootstrap_from_the_final_observation(case):
     x, p, wanted = arrays(case), case["params"], case["expected"]
@@ -151,12 +216,63 @@ def test_stable_baselines_gae(case):
     np.testing.assert_allclose(returns, case["expected"]["returns"], rtol=1e-5, atol=1e-8)
 
 
+@cases("sb3_gae_nstep_norm", "n_step_reward_sum")
+def test_stable_baselines_n_step_windows_stop_at_the_first_end(case):
+    x, p, wanted = arrays(case), case["params"], case["expected"]
+    r, start = x["rewards"], int(x["start"])
+    args = (flags(x["terminated"]), flags(x["truncated"]), p["gamma"], p["n"])
+    got = pg.n_step_return(r, np.zeros_like(r), *args)
+    np.testing.assert_allclose(got[start], wanted["reward_sum"], rtol=1e-12)
+    # `done` says that the window does not bootstrap: of values of 1 and no rewards nothing is left.
+    bootstrap = pg.n_step_return(np.zeros_like(r), np.ones_like(r), *args)
+    assert (bootstrap[start] == 0) == bool(wanted["done"])
+
+
 @cases("tianshou_returns", "gae_returns")
 def test_tianshou_streams_episodes_through_one_row(case):
     x, p = arrays(case), case["params"]
     ends = (flags(x["terminated"]), flags(x["truncated"]))
     args = (x["rewards"], x["v"], x["v_next"], *ends, p["gamma"], p["gae_lambda"])
     np.testing.assert_allclose(fastpg.gae_and_return(*args)[1], case["expected"]["returns"], rtol=1e-5, atol=1e-7)
+
+
+@cases("tianshou_returns", "n_step_return")
+def test_tianshou_n_step_returns(case):
+    x, p = arrays(case), case["params"]
+    args = (x["rewards"], x["v_next"], flags(x["terminated"]), flags(x["truncated"]), p["gamma"], p["n"])
+    np.testing.assert_allclose(pg.n_step_return(*args), case["expected"]["returns"], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", load("miles_gae_masks"))
+def test_miles_passes_over_masked_tokens_as_skip_does(case):
+    mask = flags(case["mask"])
+    r, v = (np.asarray(case.get(name, np.ones(len(mask))), float) for name in ("rewards", "values"))
+    if "terminal_reward" in case:
+        r[np.flatnonzero(mask)[-1]] += case["terminal_reward"]
+    no = np.zeros(len(mask), bool)
+    wanted = case.get("advantages", np.zeros(len(mask)))  # "fully masked sample -> advantages and returns all 0"
+    keywords = {"mask": mask, "mask_mode": "skip"}
+    args = (r, v, np.zeros(()), no, no, case.get("gamma", 0.9), case.get("lam", 0.9))
+    advantage, returns = pg.gae_and_return(*args, **keywords)
+    np.testing.assert_allclose(advantage, wanted, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(returns, case.get("returns", np.where(mask, wanted + v, 0)), rtol=1e-12, atol=1e-12)
+
+
+@cases("verl_exec_advantages", "gae", "reinforce_plus_plus")
+def test_verl_passes_over_masked_tokens_as_skip_does(case):
+    x, p = load("verl_exec_advantages")[0]["inputs"], case["params"]
+    r, v, mask = np.asarray(x["token_level_rewards"]), np.asarray(x["values"]), flags(x["response_mask"])
+    no = np.zeros(mask.shape, bool)
+    keywords = {"axis": 1, "mask": mask, "mask_mode": "skip"}
+    if case["name"] == "gae":
+        args = (r, v, np.zeros(len(r)), no, no, p["gamma"], p["lam"])
+        raw, returns = pg.gae_and_return(*args, **keywords)
+    else:
+        raw = returns = pg.reward_to_go(r, None, no, no, p["gamma"], **keywords)
+    # verl leaves numbers at masked tokens, and whitens by the variance of the others, n - 1 below, 1e-8 beside it and beside n.
+    np.testing.assert_allclose(returns, np.where(mask, case["returns"], 0), rtol=1e-12, atol=1e-12)
+    whitened = (raw[mask] - raw[mask].mean()) / np.sqrt(raw[mask].var(ddof=1) + 1e-8)
+    np.testing.assert_allclose(whitened, np.asarray(case["advantages"])[mask], rtol=2e-8)
 
 
 @cases("trl_exec_logprob_entropy", "selective_log_softmax", "entropy_from_logits")
