@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
 CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall -Wextra -Werror
 
-.PHONY: train test peers lint types sanitize bench bench-test check clean
+.PHONY: train test peers lint types sanitize bench bench-peers bench-test check clean
 
 train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
@@ -22,9 +22,9 @@ $(STAMP): $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# Other libraries that tests compare with; without them those tests are skipped.
+# Other libraries that tests and benches compare with, three minutes; without them those are skipped.
 peers: $(STAMP)
-	$(BIN)/python -m pip install --quiet 'torch==2.13.0' jax
+	$(BIN)/python -m pip install --quiet --editable '.[dev,peers]'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -46,8 +46,13 @@ sanitize:
 
 bench: $(STAMP)
 	mkdir -p build
-	$(BIN)/python -m pytest benches --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest benches/test_kernels.py --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python benches/table.py build/bench.json
+
+bench-peers: $(STAMP)
+	mkdir -p build
+	$(BIN)/python -m pytest benches/test_peers.py --benchmark-only --benchmark-quiet --benchmark-json=build/peers.json
+	$(BIN)/python benches/peer_table.py build/peers.json --page docs/peers.md
 
 bench-test: $(STAMP)
 	$(BIN)/python -m pytest benches --benchmark-disable

@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+import peers
 from table import figure, into_readme, markdown
 
 LEGEND = (
@@ -21,19 +22,19 @@ LEGEND = (
 
 
 def read(measured):
-    """{kernel: {library: {point: seconds}}}, in the order measured, and {library: version}."""
-    seconds, versions = {}, {}
+    """{kernel: {library: {point: seconds}}} and {library: version}."""
+    seconds, versions = {kernel: {} for kernel in peers.KERNELS}, {}
     for benchmark in measured["benchmarks"]:
         info = benchmark["extra_info"]
         if "peer" in info:
-            of_kernel = seconds.setdefault(info["kernel"], {})
-            of_kernel.setdefault(info["peer"], {})[point(info)] = benchmark["stats"]["median"]
+            of_library = seconds[info["kernel"]].setdefault(info["peer"], {})
+            of_library[point(info["layout"], info["shape"])] = benchmark["stats"]["median"]
             versions[info["peer"]] = info["version"]
-    return seconds, versions
+    return {kernel: of_kernel for kernel, of_kernel in seconds.items() if of_kernel}, versions
 
 
-def point(info):
-    layout, shape = info["layout"], " x ".join(map(str, info["shape"]))
+def point(layout, shape):
+    shape = " x ".join(map(str, shape))
     return shape if layout == "time-major" else f"{'axis=1' if layout == 'batch-major' else layout}, {shape}"
 
 
@@ -44,7 +45,8 @@ def cell(seconds, ours):
 
 
 def table(of_kernel, versions):
-    points = list(dict.fromkeys(point for times in of_kernel.values() for point in times))
+    measured = set().union(*of_kernel.values())
+    points = [at for at in (point(*p) for p in peers.POINTS) if at in measured]
     ours = of_kernel.get("fastpg", {})
     rows = []
     for library, times in of_kernel.items():

@@ -199,7 +199,7 @@ def expected(problem, kernel):
 
 TOKENS = ("tokens", "tokens, skip", "tokens, zero")
 PLAIN = ("time-major", "batch-major", "tokens")
-KERNELS = ("gae", "gae_and_return", "lambda_return", "reward_to_go", "vtrace")
+KERNELS = ("gae", "gae_and_return", "reward_to_go", "lambda_return", "vtrace")
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,8 @@ class Peer:
     kernel: str
     layouts: tuple[str, ...]
     bind: object  # Problem -> (call, read)
+    distribution: str  # whose version the table names
     needs: tuple[str, ...] = ()  # modules, without which it is skipped
-    distribution: str | None = None  # whose version the table names
     python_loop: bool = False  # over time, in Python: left out above MOST_STEPS, and nothing to compile
 
     def fits(self, layout, shape):
@@ -218,9 +218,9 @@ class Peer:
 
     def version(self):
         try:
-            return version(self.distribution) if self.distribution else ""
-        except PackageNotFoundError:  # in a source tree
-            return ""
+            return version(self.distribution)
+        except PackageNotFoundError:  # in a source tree, or of a file that was built on its own
+            return fastpg.__version__ if self.library == "fastpg" else ""
 
 
 PEERS = []

@@ -41,6 +41,8 @@ def _expected(problem_key, kernel):
 def test_peer(benchmark, peer, layout, shape):
     for module in peer.needs:
         pytest.importorskip(module)
+    if benchmark.disabled and peer.python_loop and np.prod(shape) >= 1_000_000:
+        pytest.skip("half a minute of a loop in Python, unless it is timed")
     key = layout, shape, peer.kernel != "vtrace"  # V-trace at a cut is wrong in rlax, so there are none
     problem = _problem(*key)
     call, read = peer.bind(problem)
