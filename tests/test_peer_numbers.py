@@ -9,7 +9,6 @@ import pytest
 import fastpg
 from fastpg import bernoulli, categorical, gaussian, multi_categorical, squashed_gaussian
 from fastpg import categorical
-from fastpg import reference as pg
 
 
 def load(file):
@@ -119,7 +118,7 @@ def test_rlax_n_step_returns_shrink_the_window_at_the_end(case):
     no = np.zeros(x["r_t"].shape, bool)
     args, axis = (x["r_t"], x["v_t"], no, no, x["discount_t"]), no.ndim - 1
     if p["lambda_t"] == 1:
-        got = pg.n_step_return(*args, p["n"], axis=axis)
+        got = fastpg.n_step_return(*args, p["n"], axis=axis)
     else:  # with lambda inside a window as long as the sequence, the lambda-return
         assert p["n"] == no.shape[axis]
         got = fastpg.lambda_return(*args, p["lambda_t"], axis=axis)
@@ -131,7 +130,7 @@ def test_rlax_importance_corrected_td_errors_are_vtrace_without_clips(case):
     x, p, v = arrays(case), case["params"], arrays(case)["values"]
     no = np.zeros(x["r_t"].shape, bool)
     args = (x["r_t"], v[:, :-1], v[:, 1:], np.log(x["rho_tm1"]), no, no, x["discount_t"], p["lambda_"])
-    target, _ = pg.vtrace(*args, np.inf, np.inf, axis=1)
+    target, _ = fastpg.vtrace(*args, np.inf, np.inf, axis=1)
     np.testing.assert_allclose(target - v[:, :-1], case["expected"]["td_errors"], rtol=1e-9, atol=1e-12)
 
 
@@ -141,7 +140,7 @@ def test_rlax_vtrace_errors_are_our_targets_less_the_values(case):
     no = np.zeros(x["r_t"].shape, bool)
     args = (x["r_t"], x["v_tm1"], x["v_t"], np.log(x["rho_tm1"]), no, no, x["discount_t"], p["lambda_"])
     clips = {"clip_rho": p.get("clip_rho_threshold", 1.0), "clip_pg_rho": p.get("clip_pg_rho_threshold", 1.0)}
-    target, advantage = pg.vtrace(*args, **clips, alpha=p.get("alpha_", 1.0), axis=1)
+    target, advantage = fastpg.vtrace(*args, **clips, alpha=p.get("alpha_", 1.0), axis=1)
     close = {"rtol": 1e-6, "atol": 1e-6} if case["kind"] == "literal" else {"rtol": 1e-9, "atol": 1e-12}
     np.testing.assert_allclose(target - x["v_tm1"], wanted["errors"], **close)
     if "pg_advantage" in wanted:
@@ -160,7 +159,7 @@ def test_torchrl_vtrace(case):
     truncated = flags(x.get("done", terminated)) & ~terminated
     args = (x["reward"], x["state_value"], x["next_state_value"], x["log_pi"] - x["log_mu"], terminated, truncated)
     rho, c = p.get("rho_thresh", 1.0), p.get("c_thresh", 1.0)
-    target, advantage = pg.vtrace(*args, p["gamma"], 1.0, rho, c, rho, axis=axis)
+    target, advantage = fastpg.vtrace(*args, p["gamma"], 1.0, rho, c, rho, axis=axis)
     np.testing.assert_allclose(target, case["expected"]["vs"], atol=2e-6)
     np.testing.assert_allclose(advantage, case["expected"]["advantages"], atol=2e-6)
 
@@ -221,10 +220,10 @@ def test_stable_baselines_n_step_windows_stop_at_the_first_end(case):
     x, p, wanted = arrays(case), case["params"], case["expected"]
     r, start = x["rewards"], int(x["start"])
     args = (flags(x["terminated"]), flags(x["truncated"]), p["gamma"], p["n"])
-    got = pg.n_step_return(r, np.zeros_like(r), *args)
+    got = fastpg.n_step_return(r, np.zeros_like(r), *args)
     np.testing.assert_allclose(got[start], wanted["reward_sum"], rtol=1e-12)
     # `done` says that the window does not bootstrap: of values of 1 and no rewards nothing is left.
-    bootstrap = pg.n_step_return(np.zeros_like(r), np.ones_like(r), *args)
+    bootstrap = fastpg.n_step_return(np.zeros_like(r), np.ones_like(r), *args)
     assert (bootstrap[start] == 0) == bool(wanted["done"])
 
 
@@ -240,7 +239,7 @@ def test_tianshou_streams_episodes_through_one_row(case):
 def test_tianshou_n_step_returns(case):
     x, p = arrays(case), case["params"]
     args = (x["rewards"], x["v_next"], flags(x["terminated"]), flags(x["truncated"]), p["gamma"], p["n"])
-    np.testing.assert_allclose(pg.n_step_return(*args), case["expected"]["returns"], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(fastpg.n_step_return(*args), case["expected"]["returns"], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("case", load("miles_gae_masks"))
@@ -253,7 +252,7 @@ def test_miles_passes_over_masked_tokens_as_skip_does(case):
     wanted = case.get("advantages", np.zeros(len(mask)))  # "fully masked sample -> advantages and returns all 0"
     keywords = {"mask": mask, "mask_mode": "skip"}
     args = (r, v, np.zeros(()), no, no, case.get("gamma", 0.9), case.get("lam", 0.9))
-    advantage, returns = pg.gae_and_return(*args, **keywords)
+    advantage, returns = fastpg.gae_and_return(*args, **keywords)
     np.testing.assert_allclose(advantage, wanted, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(returns, case.get("returns", np.where(mask, wanted + v, 0)), rtol=1e-12, atol=1e-12)
 
@@ -266,9 +265,9 @@ def test_verl_passes_over_masked_tokens_as_skip_does(case):
     keywords = {"axis": 1, "mask": mask, "mask_mode": "skip"}
     if case["name"] == "gae":
         args = (r, v, np.zeros(len(r)), no, no, p["gamma"], p["lam"])
-        raw, returns = pg.gae_and_return(*args, **keywords)
+        raw, returns = fastpg.gae_and_return(*args, **keywords)
     else:
-        raw = returns = pg.reward_to_go(r, None, no, no, p["gamma"], **keywords)
+        raw = returns = fastpg.reward_to_go(r, None, no, no, p["gamma"], **keywords)
     # verl leaves numbers at masked tokens, and whitens by the variance of the others, n - 1 below, 1e-8 beside it and beside n.
     np.testing.assert_allclose(returns, np.where(mask, case["returns"], 0), rtol=1e-12, atol=1e-12)
     whitened = (raw[mask] - raw[mask].mean()) / np.sqrt(raw[mask].var(ddof=1) + 1e-8)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from fastpg import reference as pg
+import fastpg
 
 GAMMA, LAMBDA = 31 / 32, 15 / 16  # exact in float32, to which TorchRL rounds them whatever the dtype of the data
 LANES = 3
@@ -139,27 +139,27 @@ def test_rlax_gae_with_the_value_of_a_cut_folded_into_the_reward(rlax, batch):
         rlax.truncated_generalized_advantage_estimation,
         r_t=batch.reward + batch.final, discount_t=discount, lambda_=LAMBDA, values=times_0_to_T(batch),
     )  # fmt: skip
-    agree(pg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA), theirs)
+    agree(fastpg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA), theirs)
 
 
 @on_endings(*BOTH)
 def test_rlax_lambda_of_zero_cuts_like_a_truncation(rlax, batch):
     discount, lambda_ = batch.where_alive(GAMMA, batch.terminated), batch.where_alive(LAMBDA, batch.truncated)
     theirs = lanes(rlax.lambda_returns, r_t=batch.reward, discount_t=discount, v_t=batch.next_value, lambda_=lambda_)
-    agree(pg.lambda_return(batch.reward, batch.next_value, *batch.flags, GAMMA, LAMBDA), theirs)
+    agree(fastpg.lambda_return(batch.reward, batch.next_value, *batch.flags, GAMMA, LAMBDA), theirs)
     values = times_0_to_T(batch)  # their GAE as well, where next_value[t] is value[t + 1] at every step
     theirs = lanes(
         rlax.truncated_generalized_advantage_estimation,
         r_t=batch.reward, discount_t=discount, lambda_=lambda_, values=values,
     )  # fmt: skip
-    agree(pg.gae(batch.reward, batch.value, values[1:], *batch.flags, GAMMA, LAMBDA), theirs)
+    agree(fastpg.gae(batch.reward, batch.value, values[1:], *batch.flags, GAMMA, LAMBDA), theirs)
 
 
 @on_endings(*BOTH)
 def test_rlax_discounted_returns_read_the_last_value_alone(rlax, batch):
     discount = batch.where_alive(GAMMA, batch.ended)
     theirs = lanes(rlax.discounted_returns, r_t=batch.reward + batch.final, discount_t=discount, v_t=batch.next_value)
-    agree(pg.reward_to_go(batch.reward, batch.next_value, *batch.flags, GAMMA), theirs)
+    agree(fastpg.reward_to_go(batch.reward, batch.next_value, *batch.flags, GAMMA), theirs)
 
 
 @pytest.mark.parametrize("n", [1, 3, 40])
@@ -170,7 +170,7 @@ def test_rlax_n_step_returns_end_a_window_where_lambda_is_zero(rlax, batch, n):
         rlax.n_step_bootstrapped_returns,
         r_t=batch.reward, discount_t=discount, v_t=batch.next_value, n=n, lambda_t=lambda_,
     )  # fmt: skip
-    agree(pg.n_step_return(batch.reward, batch.next_value, *batch.flags, GAMMA, n), theirs)
+    agree(fastpg.n_step_return(batch.reward, batch.next_value, *batch.flags, GAMMA, n), theirs)
 
 
 def vtrace_arguments(batch):
@@ -186,7 +186,7 @@ def vtrace_arguments(batch):
 
 def vtrace(batch, *clips, **keywords):
     args = (batch.reward, batch.value, batch.next_value, batch.log_ratio, *batch.flags, GAMMA, LAMBDA)
-    return pg.vtrace(*args, *clips, **keywords)
+    return fastpg.vtrace(*args, *clips, **keywords)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
@@ -248,7 +248,7 @@ def test_rlax_off_policy_returns_are_one_recursion_with_four_coefficients(rlax, 
             q_t=q[1:], v_t=after, r_t=batch.reward, discount_t=batch.where_alive(GAMMA, batch.terminated),
             c_t=batch.where_alive(c[1:], batch.truncated[:-1]),
         )  # fmt: skip
-        agree(getattr(pg, name)(batch.reward, q, after, *rest), theirs)
+        agree(getattr(fastpg, name)(batch.reward, q, after, *rest), theirs)
 
 
 def action_values(batch, actions=4):
@@ -279,7 +279,7 @@ def test_rlax_retrace_errors_are_our_targets_less_the_values_of_the_actions(rlax
     )  # fmt: skip
     q = at(before, action)
     log_ratio = np.log(at(pi, action) / mu)
-    ours = pg.retrace(batch.reward, q, (pi_after * after).sum(-1), log_ratio, *batch.flags, GAMMA, LAMBDA)
+    ours = fastpg.retrace(batch.reward, q, (pi_after * after).sum(-1), log_ratio, *batch.flags, GAMMA, LAMBDA)
     agree(ours, q + theirs)
 
 
@@ -294,7 +294,7 @@ def test_rlax_q_lambda_is_ours_with_the_lambda_of_watkins_written_out(rlax, batc
             q_tm1=before, a_tm1=action, r_t=batch.reward, q_t=after, lambda_=lambda_,
             discount_t=batch.where_alive(GAMMA, batch.terminated),
         )  # fmt: skip
-        ours = pg.q_lambda(batch.reward, value, next_value, greedy, *batch.flags, GAMMA, LAMBDA)
+        ours = fastpg.q_lambda(batch.reward, value, next_value, greedy, *batch.flags, GAMMA, LAMBDA)
         agree(ours, q + theirs)
 
 
@@ -325,7 +325,7 @@ def test_torchrl_gae(torchrl, batch, name):
     args = columns(batch.value, batch.next_value, batch.reward, batch.ended, batch.terminated)
     theirs = getattr(torchrl, name)(GAMMA, LAMBDA, *args)
     args = (batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA)
-    for ours, other in zip(pg.gae_and_return(*args), theirs, strict=True):
+    for ours, other in zip(fastpg.gae_and_return(*args), theirs, strict=True):
         agree(ours, as_steps(other))
 
 
@@ -334,15 +334,15 @@ def test_torchrl_gae(torchrl, batch, name):
 def test_torchrl_returns(torchrl, batch, vec):
     args = columns(batch.next_value, batch.reward, batch.ended, batch.terminated)
     of_lambda = getattr(torchrl, f"{vec}td_lambda_return_estimate")(GAMMA, LAMBDA, *args)
-    agree(pg.lambda_return(batch.reward, batch.next_value, *batch.flags, GAMMA, LAMBDA), as_steps(of_lambda))
+    agree(fastpg.lambda_return(batch.reward, batch.next_value, *batch.flags, GAMMA, LAMBDA), as_steps(of_lambda))
     to_go = getattr(torchrl, f"{vec}td1_return_estimate")(GAMMA, *args)
-    agree(pg.reward_to_go(batch.reward, batch.next_value, *batch.flags, GAMMA), as_steps(to_go))
+    agree(fastpg.reward_to_go(batch.reward, batch.next_value, *batch.flags, GAMMA), as_steps(to_go))
 
 
 @on_endings(*BOTH)
 def test_torchrl_td0_return_is_our_residual_plus_value(torchrl, batch):
     theirs = torchrl.td0_return_estimate(GAMMA, *columns(batch.next_value, batch.reward, batch.terminated))
-    ours = pg.td_residual(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA) + batch.value
+    ours = fastpg.td_residual(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA) + batch.value
     agree(ours, as_steps(theirs))
 
 
@@ -350,7 +350,7 @@ def test_torchrl_td0_return_is_our_residual_plus_value(torchrl, batch):
 def test_torchrl_reward2go_knows_no_bootstrap(torchrl, batch):
     theirs = torchrl.reward2go(*columns(batch.reward, batch.ended), GAMMA)
     no = np.zeros_like(batch.ended)
-    agree(pg.reward_to_go(batch.reward, None, batch.ended, no, GAMMA), as_steps(theirs))
+    agree(fastpg.reward_to_go(batch.reward, None, batch.ended, no, GAMMA), as_steps(theirs))
 
 
 @pytest.mark.parametrize("clips", [(1.0, 1.0), (2.0, 0.75)])
@@ -360,7 +360,7 @@ def test_torchrl_vtrace_clips_both_ratios_alike(torchrl, batch, clips):
     args = (batch.log_ratio, log_mu, batch.value, batch.next_value, batch.reward, batch.ended, batch.terminated)
     advantage, target = torchrl.vtrace_advantage_estimate(GAMMA, *columns(*args), *clips)
     args = (batch.reward, batch.value, batch.next_value, batch.log_ratio, *batch.flags, GAMMA, 1.0)
-    ours, our_advantage = pg.vtrace(*args, *clips, clips[0])
+    ours, our_advantage = fastpg.vtrace(*args, *clips, clips[0])
     agree(ours, as_steps(target))
     # Versions before mid-2026 read the next episode's target at a cut, as rlax does.
     agree(our_advantage, as_steps(advantage))
@@ -370,14 +370,14 @@ def test_torchrl_vtrace_clips_both_ratios_alike(torchrl, batch, clips):
 @on_endings("float64")
 def test_torchrl_vectorised_fails_where_gamma_times_lambda_vanishes_and_ours_does_not(torchrl, batch, gamma, lambda_):
     args = columns(batch.value, batch.next_value, batch.reward, batch.ended, batch.terminated)
-    ours = pg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, gamma, lambda_)
+    ours = fastpg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, gamma, lambda_)
     # The loop gives the numbers; it rounds gamma = 1e-4 to float32.
     np.testing.assert_allclose(
         ours, as_steps(torchrl.generalized_advantage_estimate(gamma, lambda_, *args)[0]), atol=1e-9
     )
     if gamma * lambda_ == 0:
         np.testing.assert_array_equal(
-            ours, pg.td_residual(batch.reward, batch.value, batch.next_value, *batch.flags, gamma)
+            ours, fastpg.td_residual(batch.reward, batch.value, batch.next_value, *batch.flags, gamma)
         )
     try:
         theirs = torchrl.vec_generalized_advantage_estimate(gamma, lambda_, *args)[0]
@@ -392,7 +392,7 @@ def test_torchrl_rounds_gamma_to_float32_and_ours_does_not(torchrl):
     no = np.zeros(reward.shape, bool)
     theirs = torchrl.generalized_advantage_estimate(0.99, 1.0, *columns(nothing, nothing, reward, no, no))[0]
     np.testing.assert_allclose(as_steps(theirs)[0], 0.99**32, rtol=32 * np.finfo(np.float32).eps)
-    ours = pg.gae(reward, nothing, nothing, no, no, 0.99, 1.0)
+    ours = fastpg.gae(reward, nothing, nothing, no, no, 0.99, 1.0)
     np.testing.assert_allclose(ours[0], 0.99**32, rtol=32 * np.finfo(np.float64).eps)
 
 
@@ -415,9 +415,9 @@ def test_tianshou_gae_streams_lanes_through_one_row(tianshou, batch):
     end[offsets[1:] - 1] = True  # what is still running at the end of a lane ends there and bootstraps
     v_next = row["next_value"] * ~row["terminated"]
     theirs = tianshou._gae(row["value"], v_next, row["reward"], end, GAMMA, LAMBDA)
-    agree(pg.gae(*row.values(), GAMMA, LAMBDA, offsets=offsets), theirs)
+    agree(fastpg.gae(*row.values(), GAMMA, LAMBDA, offsets=offsets), theirs)
     theirs = theirs.reshape(LANES, -1).T
-    agree(pg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA), theirs)
+    agree(fastpg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA), theirs)
 
 
 def tianshou_buffer(batch):
@@ -439,7 +439,7 @@ def test_tianshou_episodic_return(tianshou, batch):
     values = batch.next_value[:, 0], batch.value[:, 0]
     theirs = tianshou.Algorithm.compute_episodic_return(buffer[indices], buffer, indices, *values, GAMMA, LAMBDA)
     args = (batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA)
-    for other, ours in zip(theirs, pg.gae_and_return(*args)[::-1], strict=True):
+    for other, ours in zip(theirs, fastpg.gae_and_return(*args)[::-1], strict=True):
         agree(ours[:, 0], other)
 
 
@@ -453,7 +453,7 @@ def test_tianshou_n_step_return(tianshou, batch, n):
     got = tianshou.Algorithm.compute_nstep_return(
         buffer[indices], buffer, indices, lambda _, last: next_value[last], GAMMA, n
     )
-    ours = pg.n_step_return(batch.reward, batch.next_value, *batch.flags, GAMMA, n)
+    ours = fastpg.n_step_return(batch.reward, batch.next_value, *batch.flags, GAMMA, n)
     agree(ours[:, 0], got.returns.numpy()[:, 0])
 
 
@@ -479,7 +479,7 @@ def test_stable_baselines_gae_with_the_value_of_a_cut_folded_into_the_reward(sb3
     buffer.episode_starts[1:] = batch.ended[:-1]
     buffer.compute_returns_and_advantage(torch.from_numpy(batch.next_value[-1].copy()), batch.ended[-1])
     args = (batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA)
-    for ours, theirs in zip(pg.gae_and_return(*args), (buffer.advantages, buffer.returns), strict=True):
+    for ours, theirs in zip(fastpg.gae_and_return(*args), (buffer.advantages, buffer.returns), strict=True):
         agree(ours, theirs)
 
 
@@ -499,7 +499,7 @@ def test_stable_baselines_n_step_replay(sb3, batch, n):
     sample = buffer._get_samples(np.arange(steps))
     last = sample.next_observations.numpy().astype(int)[:, 0]
     rewards, discounts, dones = (x.numpy()[:, 0] for x in (sample.rewards, sample.discounts, sample.dones))
-    ours = pg.n_step_return(batch.reward, batch.next_value, *batch.flags, GAMMA, n)
+    ours = fastpg.n_step_return(batch.reward, batch.next_value, *batch.flags, GAMMA, n)
     agree(ours[:, 0], rewards + discounts * (1 - dones) * batch.next_value[last, 0])
 
 
@@ -534,8 +534,8 @@ def test_verl_passes_over_masked_tokens_as_skip_does(verl, kind, tokens, dtype):
     reward, value = rng.standard_normal((2, *mask.shape)).astype(dtype)
     no, after = np.zeros(mask.shape, bool), np.zeros(len(mask), dtype)
     keywords = {"axis": 1, "mask": mask, "mask_mode": "skip"}
-    advantage, returns = pg.gae_and_return(reward, value, after, no, no, GAMMA, LAMBDA, **keywords)
-    of_rewards = pg.reward_to_go(reward, None, no, no, GAMMA, **keywords)
+    advantage, returns = fastpg.gae_and_return(reward, value, after, no, no, GAMMA, LAMBDA, **keywords)
+    of_rewards = fastpg.reward_to_go(reward, None, no, no, GAMMA, **keywords)
 
     tensors = [torch.from_numpy(x) for x in (reward, value, mask.astype(dtype))]
     whitened, theirs = (x.numpy() for x in verl.compute_gae_advantage_return(*tensors, GAMMA, LAMBDA))
@@ -559,6 +559,6 @@ def test_pufferlib_reads_reward_and_flag_one_place_later(batch):
     done, reward, value = np.zeros((3, steps + 1), np.float32)
     done[1:], reward[1:], value[:] = batch.ended[:, 0], (batch.reward + batch.final)[:, 0], times_0_to_T(batch)[:, 0]
     theirs = c_gae.compute_gae(done, value, reward, GAMMA, LAMBDA)
-    ours = pg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA)
+    ours = fastpg.gae(batch.reward, batch.value, batch.next_value, *batch.flags, GAMMA, LAMBDA)
     agree(ours[:, 0], theirs[:-1])
     assert theirs[-1] == 0
