@@ -46,7 +46,7 @@ sanitize:
 
 bench: $(STAMP)
 	mkdir -p build
-	$(BIN)/python -m pytest benches/test_kernels.py --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest benches --ignore=benches/test_peers.py --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python benches/table.py build/bench.json
 
 bench-peers: $(STAMP)
