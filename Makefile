@@ -7,6 +7,7 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
 CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall -Wextra -Werror
 
 .PHONY: train test peers lint types sanitize bench bench-peers bench-test check clean
+.PHONY: train test peers lint types sanitize instructions instructions-update bench bench-test check clean
 
 train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
@@ -44,6 +45,13 @@ sanitize:
 	$(CC) $(CFLAGS_C) -fsanitize=thread -Icsrc -o build/smoke-threads $(SMOKE) -lm -pthread
 	./build/smoke-threads large
 
+# Instructions a kernel executes, counted under valgrind, against benches/instructions.json. Skipped without valgrind.
+instructions: $(STAMP)
+	$(BIN)/python benches/instructions.py
+
+instructions-update: $(STAMP)
+	$(BIN)/python benches/instructions.py --update
+
 bench: $(STAMP)
 	mkdir -p build
 	$(BIN)/python -m pytest benches --ignore=benches/test_peers.py --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
@@ -57,7 +65,7 @@ bench-peers: $(STAMP)
 bench-test: $(STAMP)
 	$(BIN)/python -m pytest benches --benchmark-disable
 
-check: lint types sanitize test bench-test
+check: lint types sanitize instructions test bench-test
 
 clean:
 	rm -rf build dist fastpg/*.so *.egg-info
