@@ -8,6 +8,7 @@ CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math
 
 .PHONY: train test peers lint types sanitize bench bench-peers bench-test check clean
 .PHONY: train test peers lint types sanitize instructions instructions-update bench bench-test check clean
+.PHONY: train test peers lint types sanitize instructions instructions-update bench bench-compare bench-test check clean
 
 train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
@@ -61,6 +62,9 @@ bench-peers: $(STAMP)
 	mkdir -p build
 	$(BIN)/python -m pytest benches/test_peers.py --benchmark-only --benchmark-quiet --benchmark-json=build/peers.json
 	$(BIN)/python benches/peer_table.py build/peers.json --page docs/peers.md
+# make bench-compare BASE=main ARGS='--kernel gae --threads 1'
+bench-compare: $(STAMP)
+	$(BIN)/python benches/compare.py $(BASE) $(ARGS)
 
 bench-test: $(STAMP)
 	$(BIN)/python -m pytest benches --benchmark-disable

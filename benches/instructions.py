@@ -58,7 +58,9 @@ def measure(program, folder):
             total = int(re.search(r"^summary: (\d+)$", text, re.M)[1])
             counts.setdefault(name[1], {})[name[2]] = total
     if not counts:
-        raise SystemExit("callgrind counted nothing: is fastpg_run still the name of what benches/instructions.c calls?")
+        raise SystemExit(
+            "callgrind counted nothing: is fastpg_run still the name of what benches/instructions.c calls?"
+        )
     return {isa: dict(sorted(counts[isa].items())) for isa in sorted(counts)}
 
 
