@@ -9,6 +9,8 @@ CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math
 .PHONY: train test peers lint types sanitize bench bench-peers bench-test check clean
 .PHONY: train test peers lint types sanitize instructions instructions-update bench bench-test check clean
 .PHONY: train test peers lint types sanitize instructions instructions-update bench bench-compare bench-test check clean
+.PHONY: train test peers lint types sanitize instructions instructions-update bench bench-keep bench-compare bench-test \
+	roofline accuracy check clean
 
 train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
@@ -62,12 +64,26 @@ bench-peers: $(STAMP)
 	mkdir -p build
 	$(BIN)/python -m pytest benches/test_peers.py --benchmark-only --benchmark-quiet --benchmark-json=build/peers.json
 	$(BIN)/python benches/peer_table.py build/peers.json --page docs/peers.md
+	$(BIN)/python -m pytest benches/test_kernels.py --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
+	$(BIN)/python benches/table.py build/bench.json
+
+# The medians of the last make bench, into a small file to commit. Of a tree without changes, on a machine with nothing else to do.
+bench-keep: $(STAMP)
+	$(BIN)/python benches/table.py build/bench.json --keep benches/results
+
 # make bench-compare BASE=main ARGS='--kernel gae --threads 1'
 bench-compare: $(STAMP)
 	$(BIN)/python benches/compare.py $(BASE) $(ARGS)
 
 bench-test: $(STAMP)
 	$(BIN)/python -m pytest benches --benchmark-disable
+
+# docs/speed.md with its picture, in four minutes of a quiet machine; docs/accuracy.md, in some ten.
+roofline: $(STAMP)
+	$(BIN)/python benches/roofline.py
+
+accuracy: $(STAMP)
+	$(BIN)/python benches/accuracy.py --write docs/accuracy.md --processes 2
 
 check: lint types sanitize instructions test bench-test
 

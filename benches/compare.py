@@ -24,6 +24,7 @@ from table import figure, markdown
 
 ROOT = Path(__file__).parent.parent
 TIME_MAJOR, BATCH_MAJOR = [(128, 8), (2048, 1), (256, 1024)], [(64, 1024)]
+PACKED = [100_000]  # steps, in sequences of about 200
 ROWS = [(65536, 4), (4096, 512)]
 SECONDS = 0.06  # of timing a kernel and process
 SURE = 0.05  # a median closer to 1 than this is called the same, whatever its spread
@@ -79,11 +80,13 @@ def jobs_of(cases, kernel):
         if kernel not in case.id:
             continue
         if case.over_time:
-            places = [(shape, {}) for shape in TIME_MAJOR] + [(shape, {"axis": 1}) for shape in BATCH_MAJOR]
+            places = [(shape, {}, "") for shape in TIME_MAJOR]
+            places += [(shape, {"axis": 1}, ", axis=1") for shape in BATCH_MAJOR]
+            places += [((n,), {"offsets": np.append(np.arange(0, n, 200), n)}, ", packed") for n in PACKED]
         else:
-            places = [(shape, {}) for shape in ROWS]
-        for shape, where in places:
-            label = " x ".join(map(str, shape)) + (", axis=1" if where else "")
+            places = [(shape, {}, "") for shape in ROWS]
+        for shape, where, called in places:
+            label = " x ".join(map(str, shape)) + called
             arguments = case.make(np.random.default_rng(0), shape, np.float32)
             keywords = dict(case.keywords) | where
             job = {"id": case.id, "name": case.name, "shape": label, "tolerance": case.tolerance}

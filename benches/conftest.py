@@ -1,50 +1,27 @@
-"""What the figures were taken on, and beside what, into the JSON of pytest-benchmark."""
+"""Into the JSON of pytest-benchmark: what the figures were taken on, and how fast it copies, which is measured before them."""
 
-import os
-import platform
-import time
-from pathlib import Path
+import machine
+import pytest
 
-import numba
-import numpy as np
-
-import fastpg
 from fastpg import _core
 from fastpg.testing import measure_copy
 
-
-def _clock():
-    """Seconds on the wall, of this process, and of all processes of the machine; the last is None where /proc is missing."""
-    stat = Path("/proc/stat")
-    everyone = sum(map(int, stat.read_text().split()[1:4])) / os.sysconf("SC_CLK_TCK") if stat.exists() else None
-    return time.perf_counter(), time.process_time(), everyone
+copy_bytes_per_second = pytest.StashKey()
+clock = pytest.StashKey()
 
 
-_start = _clock()
-
-
-def _cores_of_others():
-    """Cores that other processes kept busy since the start: with one busy of two, two threads are as slow as one."""
-    wall, own, everyone = _clock()
-    if everyone is None:
-        return None
-    return max(0.0, (everyone - _start[2] - (own - _start[1])) / (wall - _start[0]))
+def pytest_sessionstart(session):
+    if session.config.getoption("benchmark_json"):
+        threads = sorted({1, _core.threads()})
+        session.config.stash[copy_bytes_per_second] = {n: measure_copy(threads=n) for n in threads}
+        session.config.stash[clock] = machine.Clock()
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    others = _cores_of_others()
-    machine_info["fastpg"] = {
-        "fastpg": fastpg.__version__,
-        "isa": _core.isa(),
-        "threads": _core.threads(),
-        "cpu": machine_info["cpu"].get("brand_raw") or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "cores_of_others": others,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "numba": numba.__version__,
-        "copy_bytes_per_second": measure_copy(),
-    }
+    machine_info["fastpg"] = machine.about()
+    if clock in config.stash:
+        machine_info["fastpg"]["cores_of_others"] = config.stash[clock].cores_of_others()
+        machine_info["fastpg"]["copy_bytes_per_second"] = config.stash[copy_bytes_per_second]
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

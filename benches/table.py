@@ -1,8 +1,9 @@
-"""Prints what `pytest benches --benchmark-json=FILE` measured: the table of speeds, and the targets with the figures reached.
+"""Prints what `pytest benches/test_kernels.py --benchmark-json=FILE` measured: the table of speeds, and the targets with the figures reached.
 
-    python benches/table.py FILE [--readme README.md]
+    python benches/table.py FILE [--readme README.md] [--keep benches/results]
 
 With --readme, the short table replaces what stands between the lines <!-- speeds:begin --> and <!-- speeds:end --> of that file.
+With --keep, the medians go into a file of that folder, named by date, commit and processor.
 """
 
 import argparse
@@ -10,13 +11,27 @@ import json
 import re
 from pathlib import Path
 
+import machine
+
 BEGIN, END = "<!-- speeds:begin -->", "<!-- speeds:end -->"
-HEAD = ["kernel", "shape", "dtype", "fastpg, us", "x NumPy", "x @njit loop", "in @njit, us", "of copy"]
+HEAD = [
+    "kernel",
+    "shape",
+    "dtype",
+    "fastpg, us",
+    "x NumPy",
+    "x @njit loop",
+    "in @njit, us",
+    "of copy",
+    "1 thread, us",
+    "of copy",
+]
 LEGEND = (
     "Medians of one run, one call from Python; fastpg may use the threads named below, everything else uses one."
     " `x NumPy`: times as fast as naive NumPy, `fastpg.reference`; `x @njit loop`: as the loop one would write by hand,"
     " `benches/loops.py` (`scan`: as fastpg.scan, where that has none); `in @njit`: fastpg called inside compiled code;"
-    " `of copy`: bytes that must move a second, over those of a plain copy outside the caches."
+    " `of copy`: bytes that must move a second, over those of a plain copy outside the caches by as many threads;"
+    " more than 1 inside them."
 )
 SHORT = {
     "gae": ["128 x 8", "256 x 1024", "2048 x 256", "64 x 1024, axis=1"],
@@ -51,8 +66,8 @@ class Speed:
         """How many times as fast as `library` fastpg is."""
         return self.seconds[library] / self.seconds["fastpg"] if {library, "fastpg"} <= self.seconds.keys() else None
 
-    def of_copy(self, copy):
-        return self.bytes / self.seconds["fastpg"] / copy if "fastpg" in self.seconds else None
+    def of_copy(self, library, copy):
+        return self.bytes / self.seconds[library] / copy if library in self.seconds else None
 
 
 def read(measured):
@@ -91,8 +106,10 @@ def markdown(head, rows):
 def row(key, speed, copy):
     kernel, shape, dtype = key
     loop = figure(speed.times("scan")) + " (scan)" if "scan" in speed.seconds else figure(speed.times("loop"))
-    ours = [figure(speed.us("fastpg")), figure(speed.times("numpy")), loop]
-    return [f"`{kernel}`", shape, dtype, *ours, figure(speed.us("njit")), figure(speed.of_copy(copy))]
+    ours = [figure(speed.us("fastpg")), figure(speed.times("numpy")), loop, figure(speed.us("njit"))]
+    of_copy = figure(speed.of_copy("fastpg", copy[max(copy)]))
+    one_thread = [figure(speed.us("fastpg-1")), figure(speed.of_copy("fastpg-1", copy[1]))]
+    return [f"`{kernel}`", shape, dtype, *ours, of_copy, *one_thread]
 
 
 def table(speeds, copy):
@@ -119,16 +136,25 @@ def targets(speeds):
     return markdown(["target", "shape", "wanted", "reached", "met"], rows)
 
 
-def machine(measured):
+def keep(measured, folder):
+    """A small file of medians to commit: what there was to measure on a machine, and when."""
     about = measured["machine_info"]["fastpg"]
-    others = about["cores_of_others"]
-    beside = "" if others is None else f" other processes kept {others:.2f} cores busy meanwhile;"
-    return (
-        f"{about['cpu']}, {about['cores']} cores, {about['isa']}, {about['threads']} threads;"
-        f" fastpg {about['fastpg']}, Python {about['python']}, NumPy {about['numpy']}, Numba {about['numba']};"
-        f" a copy moves {about['copy_bytes_per_second'] / 1e9:.1f} GB/s, read and write counted, one thread;"
-        f"{beside} {measured['datetime'][:10]}."
-    )
+    if about["commit"] is None or about["commit"].endswith("+"):
+        raise SystemExit(
+            f"measured at commit {about['commit']}, where + means changes that are not committed: no later"
+            " reader could tell what was measured"
+        )
+    rows = [
+        {"kernel": kernel, "shape": shape, "dtype": dtype, "bytes": speed.bytes, "us": us}
+        for (kernel, shape, dtype), speed in read(measured).items()
+        for us in [{library: float(f"{1e6 * seconds:.4g}") for library, seconds in speed.seconds.items()}]
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    processor = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(.*?\)", "", about["cpu"].lower())).strip("-")
+    path = folder / f"{about['date']}-{about['commit']}-{processor}.json"
+    lines = ",\n  ".join(json.dumps(row) for row in rows)
+    path.write_text(f'{{\n "about": {json.dumps(about)},\n "medians": [\n  {lines}\n ]\n}}\n')
+    print(f"{len(rows)} medians into {path}")
 
 
 def into_readme(path, text):
@@ -146,12 +172,18 @@ def main():
     )
     parser.add_argument("json", type=Path)
     parser.add_argument("--readme", type=Path, help="put the short table into this file as well")
+    parser.add_argument("--keep", type=Path, help="put the medians into a file of this folder and print nothing else")
     chosen = parser.parse_args()
     measured = json.loads(chosen.json.read_text())
-    speeds, copy = read(measured), measured["machine_info"]["fastpg"]["copy_bytes_per_second"]
-    print(table(speeds, copy), LEGEND, targets(speeds), machine(measured), sep="\n\n")
+    if chosen.keep:
+        keep(measured, chosen.keep)
+        return
+    about = measured["machine_info"]["fastpg"]
+    speeds, copy = read(measured), {int(n): rate for n, rate in about["copy_bytes_per_second"].items()}
+    taken_on = machine.sentence(about, copy, about["cores_of_others"])
+    print(table(speeds, copy), LEGEND, targets(speeds), taken_on, sep="\n\n")
     if chosen.readme:
-        into_readme(chosen.readme, "\n\n".join([short(speeds, copy), LEGEND, machine(measured)]))
+        into_readme(chosen.readme, "\n\n".join([short(speeds, copy), LEGEND, taken_on]))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""Every kernel of CASES, four ways, on the shapes that training meets: equal to the specification first, timed then.
+"""Every kernel of CASES, five ways, on the shapes that training meets: equal to the specification first, timed then.
 
-The four: `numpy` is fastpg.reference; `loop` the @njit loop of loops.py, or fastpg.scan of the step where it has none;
-`fastpg` the public function from Python; `njit` the same inside @njit, where arrays are C-contiguous and there is no axis.
+The ways: `numpy` is fastpg.reference; `loop` the @njit loop of loops.py, or fastpg.scan of the step where it has none;
+`fastpg` the public function from Python, `fastpg-1` on one thread; `njit` the same inside @njit, where arrays are C-contiguous and
+there is no axis.
 """
 
+import contextlib
 import functools
 
 import loops
@@ -14,7 +16,7 @@ import pytest
 import fastpg
 from fastpg.testing import CASES, bytes_moved, compare
 
-LIBRARIES = ("numpy", "loop", "fastpg", "njit")
+LIBRARIES = ("numpy", "loop", "fastpg", "fastpg-1", "njit")
 TIME_MAJOR = [(128, 8), (2048, 1), (128, 64), (256, 1024), (2048, 256)]
 BATCH_MAJOR = [(64, 1024)]
 ROWS = [(65536, 4), (65536, 18), (4096, 512)]
@@ -61,8 +63,8 @@ def _callable(case, axis, library):
     keywords = {**dict(case.keywords), **({"axis": axis} if axis else {})}
     if library == "numpy":
         return case.spec(), keywords, "numpy"
-    if library == "fastpg":
-        return case.function(), keywords, "fastpg"
+    if library in ("fastpg", "fastpg-1"):
+        return case.function(), keywords, library
     if library == "njit":
         return _in_njit(case), {}, "njit"
     if (case.id, axis) in loops.LOOPS:
@@ -101,4 +103,5 @@ def test_kernel(benchmark, case, layout, shape, dtype, library):
         library=source,
         bytes=bytes_moved(arguments, wanted),
     )
-    benchmark(function, *arguments.values(), **keywords)
+    with fastpg.set_threads(1) if library == "fastpg-1" else contextlib.nullcontext():
+        benchmark(function, *arguments.values(), **keywords)

@@ -1,0 +1,90 @@
+"""What the scripts of benches/ conclude from what they measured."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHES = Path(__file__).parent.parent / "benches"
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHES))
+    return importlib.import_module
+
+
+def test_instruction_counts_may_grow_by_five_percent_and_no_more(script, capsys):
+    compare = script("instructions").compare
+    before = {"avx2": {"gae float32 rows 1x1": 1000, "mode float32 rows 1x1": 1000}}
+    assert not compare(before, {"avx2": {"gae float32 rows 1x1": 1050, "mode float32 rows 1x1": 500}})
+    capsys.readouterr()
+    assert compare(before, {"avx2": {"gae float32 rows 1x1": 1051, "mode float32 rows 1x1": 500}})
+    said = capsys.readouterr().out
+    assert "GREW    +5.1 %       1000 ->      1051  avx2 gae float32 rows 1x1" in said
+    assert "1 grown by more than 5 %" in said
+
+
+def test_kernels_without_a_record_are_named_and_do_not_fail(script, capsys):
+    compare = script("instructions").compare
+    assert not compare(
+        {"base": {"old f32 rows 1x1": 10}}, {"base": {"new f32 rows 1x1": 20}, "avx2": {"new f32 rows 1x1": 5}}
+    )
+    said = capsys.readouterr().out
+    assert "2 new, not in the record: new" in said
+    assert "1 gone: old" in said
+
+
+def test_a_ratio_counts_only_where_every_round_agrees(script):
+    verdict = script("compare").verdict
+    assert verdict([1.2, 1.1, 1.3]) == "faster"
+    assert verdict([0.8, 0.7, 0.9]) == "SLOWER"
+    assert verdict([1.2, 0.9, 1.3]) == "same"
+    assert verdict([1.02, 1.01, 1.04]) == "same"
+
+
+def test_bench_compare_refuses_a_commit_that_is_not_there():
+    inside = subprocess.run(["git", "rev-parse"], cwd=BENCHES, capture_output=True)
+    if inside.returncode:
+        pytest.skip("not a clone")
+    run = subprocess.run([sys.executable, BENCHES / "compare.py", "no-such-branch"], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.strip() == "BASE is 'no-such-branch', which names no commit of this repository; see git log"
+
+
+def _measured(commit):
+    info = {"kernel": "gae", "shape": [128, 8], "layout": "time-major", "dtype": "float32", "bytes": 18432}
+    about = {"commit": commit, "date": "2026-11-25", "cpu": "Some(R) Processor 7 @ 2.6GHz"}
+    speeds = {"fastpg": 2e-6, "fastpg-1": 4e-6}
+    return {
+        "machine_info": {"fastpg": about},
+        "benchmarks": [
+            {"extra_info": info | {"library": library}, "stats": {"median": seconds}}
+            for library, seconds in speeds.items()
+        ],
+    }
+
+
+def test_kept_medians_are_named_by_date_commit_and_processor(script, tmp_path):
+    script("table").keep(_measured("0123456789"), tmp_path)
+    kept = json.loads((tmp_path / "2026-11-25-0123456789-some-processor-7-2-6ghz.json").read_text())
+    assert kept["about"]["commit"] == "0123456789"
+    assert [row["us"] for row in kept["medians"]] == [{"fastpg": 2.0, "fastpg-1": 4.0}]
+
+
+@pytest.mark.parametrize("commit", ["0123456789+", None])
+def test_medians_of_unknown_code_are_not_kept(script, tmp_path, commit):
+    with pytest.raises(SystemExit, match="measured at commit"):
+        script("table").keep(_measured(commit), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fraction_of_copy_is_taken_at_the_same_number_of_threads(script):
+    table = script("table")
+    row = table.row(
+        ("gae", "128 x 8", "float32"), next(iter(table.read(_measured("x")).values())), {1: 9.216e9, 2: 18.432e9}
+    )
+    assert row[-3:] == ["0.50", "4.00", "0.50"]  # 18,432 bytes in 2 us and in 4 us
