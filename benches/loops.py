@@ -175,6 +175,23 @@ def lambda_return_rows(reward, next_value, terminated, truncated, gamma, lambda_
     return out
 
 
+# Packed
+
+
+@njit(cache=True)
+def gae_packed(reward, value, next_value, terminated, truncated, gamma, lambda_, offsets):
+    g, la = reward.dtype.type(gamma), reward.dtype.type(lambda_)
+    out = np.empty_like(reward)
+    for b in range(len(offsets) - 1):
+        carry = reward.dtype.type(0)
+        for t in range(offsets[b + 1] - 1, offsets[b] - 1, -1):
+            ended = terminated[t] or truncated[t]
+            delta = reward[t] + g * next_value[t] * (not terminated[t]) - value[t]
+            carry = delta + g * la * carry * (not ended)
+            out[t] = carry
+    return out
+
+
 # Actions
 
 
