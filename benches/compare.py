@@ -198,8 +198,8 @@ def main():
         return
     if not chosen.base:
         parser.error("BASE is missing: make bench-compare BASE=<commit>")
-    if chosen.rounds < 1:
-        parser.error(f"--rounds is {chosen.rounds}; 1 or more is wanted")
+    if chosen.rounds < 3:
+        parser.error(f"--rounds is {chosen.rounds}; 3 or more is wanted, as fewer can agree by chance")
     commit = commit_of(chosen.base)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that the folder goes, as it does on Ctrl-C
     with tempfile.TemporaryDirectory(prefix="fastpg-compare-") as temporary:

@@ -1,4 +1,4 @@
-"""Prints what `pytest benches/test_kernels.py --benchmark-json=FILE` measured: the table of speeds, and the targets with the figures reached.
+"""Prints what `pytest benches/test_kernels.py --benchmark-json=FILE` measured: the table of speeds, and the targets.
 
     python benches/table.py FILE [--readme README.md] [--keep benches/results]
 
