@@ -19,10 +19,15 @@ static const run_shape shapes[] = {
     {"time-major", FASTPG_TIME, 32, 512},
     {"time-major", FASTPG_TIME, 2048, 1},
     {"batch-major", FASTPG_TIME, 256, 16},
+    {"masked", FASTPG_TIME, 256, 16}, /* batch-major */
+    {"packed", FASTPG_TIME, 4096, 1},
+    {"interleaved", FASTPG_TIME, 2048, 1},
     {"rows", FASTPG_ROW, 1024, 4},
     {"rows", FASTPG_ROW, 256, 18},
     {"rows", FASTPG_ROW, 8, 512},
 };
+
+enum { LENGTH = 100, ENVS = 16 }; /* steps of a packed sequence, lanes of an interleaved batch */
 
 static unsigned drawn;
 
@@ -36,13 +41,15 @@ static double draw(void)
 static ptrdiff_t item_of(const fastpg_parameter *p, fastpg_dtype dtype)
 {
     if (p->kind == FASTPG_FLAG) return 1;
-    if (p->kind == FASTPG_INDEX || p->kind == FASTPG_OUT_INDEX) return 8;
+    if (p->kind == FASTPG_INDEX || p->kind == FASTPG_OUT_INDEX || p->kind == FASTPG_COUNT) return 8;
     return dtype == FASTPG_F32 ? 4 : 8;
 }
 
+static int is_number(const fastpg_parameter *p) { return p->kind == FASTPG_SCALAR || p->kind == FASTPG_NUMBER || p->kind == FASTPG_COUNT; }
+
 static ptrdiff_t count_of(const fastpg_parameter *p, const run_shape *s)
 {
-    if (p->kind == FASTPG_SCALAR) return 1;
+    if (is_number(p)) return 1;
     return p->per_row ? s->size0 : s->size0 * s->size1;
 }
 
@@ -56,6 +63,8 @@ static void fill(void *array, const fastpg_parameter *p, fastpg_dtype dtype, ptr
             ((uint8_t *)array)[i] = (x < 0.05) != mostly;
         else if (p->kind == FASTPG_INDEX)
             ((int64_t *)array)[i] = 0;
+        else if (p->kind == FASTPG_COUNT)
+            ((int64_t *)array)[i] = 5;
         else if (dtype == FASTPG_F32)
             ((float *)array)[i] = (float)x;
         else
@@ -66,10 +75,42 @@ static void fill(void *array, const fastpg_parameter *p, fastpg_dtype dtype, ptr
 static fastpg_operand operand_of(void *array, const fastpg_parameter *p, fastpg_dtype dtype, const run_shape *s)
 {
     const ptrdiff_t item = item_of(p, dtype);
-    if (p->kind == FASTPG_SCALAR) return (fastpg_operand){.data = array};
+    if (is_number(p)) return (fastpg_operand){.data = array};
     if (p->per_row) return (fastpg_operand){.data = array, .stride0 = item};
-    if (!strcmp(s->layout, "batch-major")) return (fastpg_operand){.data = array, .stride0 = item, .stride1 = s->size0 * item};
+    if (!strcmp(s->layout, "batch-major") || !strcmp(s->layout, "masked"))
+        return (fastpg_operand){.data = array, .stride0 = item, .stride1 = s->size0 * item};
     return (fastpg_operand){.data = array, .stride0 = s->size1 * item, .stride1 = item};
+}
+
+/* The layout of a shape beyond its two axes, in memory that is not given back. */
+static fastpg_layout layout_of(const run_shape *s, fastpg_dtype dtype)
+{
+    fastpg_layout layout = {0};
+    int64_t *numbers = malloc(sizeof(int64_t) * (size_t)(s->size0 + 2));
+    if (!strcmp(s->layout, "packed")) {
+        for (ptrdiff_t end = 0; end < s->size0; end += LENGTH) numbers[layout.sequences++] = end;
+        numbers[layout.sequences] = s->size0;
+        layout.offsets = numbers;
+    } else if (!strcmp(s->layout, "interleaved")) {
+        for (ptrdiff_t i = 0; i < s->size0; i++) numbers[i] = (int64_t)(ENVS * draw());
+        layout.env_id = numbers;
+        layout.envs = ENVS;
+        layout.memory = malloc(fastpg_env_bytes(dtype, ENVS));
+    } else if (!strcmp(s->layout, "masked")) {
+        uint8_t *mask = malloc((size_t)(s->size0 * s->size1));
+        for (ptrdiff_t i = 0; i < s->size0 * s->size1; i++) mask[i] = draw() < 0.9;
+        layout.mask = (fastpg_operand){.data = (char *)mask, .stride0 = 1, .stride1 = s->size0};
+    }
+    return layout;
+}
+
+/* A window of steps over lanes that do not lie in order is taken apart in Python, before csrc. */
+static int runs(const fastpg_kernel *kernel, const run_shape *s)
+{
+    if (s->family != kernel->family) return 0;
+    for (int i = 0; i < kernel->n_parameters; i++)
+        if (kernel->parameters[i].kind == FASTPG_COUNT && (!strcmp(s->layout, "interleaved") || !strcmp(s->layout, "masked"))) return 0;
+    return 1;
 }
 
 static void count(int isa, int k, fastpg_dtype dtype, const run_shape *s)
@@ -88,8 +129,10 @@ static void count(int isa, int k, fastpg_dtype dtype, const run_shape *s)
         if (!strcmp(p->name, "legal")) /* as action 0, the one taken, must be in every row */
             for (ptrdiff_t row = 0; row < s->size0; row++) ((uint8_t *)arrays[i])[row * s->size1] = 1;
     }
+    const fastpg_layout layout = layout_of(s, dtype);
+    const int plain = !layout.offsets && !layout.env_id && !layout.mask.data;
     CALLGRIND_ZERO_STATS;
-    const ptrdiff_t refused = fastpg_run(k, dtype, operands, s->size0, s->size1);
+    const ptrdiff_t refused = fastpg_run(k, dtype, operands, s->size0, s->size1, plain ? NULL : &layout);
     snprintf(name, sizeof name, "%s %s %s %s %tdx%td", fastpg_isa_name(isa), kernel->name, dtype == FASTPG_F32 ? "float32" : "float64", s->layout,
              s->size0, s->size1);
     CALLGRIND_DUMP_STATS_AT(name);
@@ -117,7 +160,7 @@ int main(int argc, char **argv)
         for (int k = 0; k < fastpg_kernel_count(); k++)
             for (int dtype = 0; dtype < FASTPG_DTYPES; dtype++)
                 for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++)
-                    if (shapes[i].family == fastpg_kernel_at(k)->family) count(isa, k, (fastpg_dtype)dtype, &shapes[i]);
+                    if (runs(fastpg_kernel_at(k), &shapes[i])) count(isa, k, (fastpg_dtype)dtype, &shapes[i]);
     }
     return 0;
 }
