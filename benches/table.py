@@ -1,4 +1,4 @@
-"""Prints what `pytest benches/test_kernels.py --benchmark-json=FILE` measured: the table of speeds, and the targets.
+"""Prints what `make bench` measured into the JSON of pytest-benchmark: the table of speeds, and the targets with the figures reached.
 
     python benches/table.py FILE [--readme README.md] [--keep benches/results]
 
