@@ -12,7 +12,15 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 # No -ffast-math: it deletes NaN. No contraction: the kernels equal the specification bit for bit on every instruction set.
-FLAGS = ["-std=c11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden"]
+FLAGS = [
+    "-std=c11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp-simd",
+    "-fvisibility=hidden",
+]
 TARGETS = {
     "FASTPG_NO_SIMD": "avx2,fma",
     "FASTPG_NO_AVX512": "avx512f,avx512dq,avx512bw,avx512vl,prefer-vector-width=512",

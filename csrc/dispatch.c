@@ -27,23 +27,32 @@
 #define NEEDS_ORDER
 #endif
 
-/* Whether two vectors hold the same numbers, by dtype and instruction set. */
+/* By dtype and instruction set: whether two vectors hold the same numbers; a b + c, rounded once. */
 #ifdef __x86_64__
-#define alike_f32_base(a, b) (_mm_movemask_ps(_mm_cmpneq_ps((__m128)(a), (__m128)(b))) == 0)
-#define alike_f64_base(a, b) (_mm_movemask_pd(_mm_cmpneq_pd((__m128d)(a), (__m128d)(b))) == 0)
 #define alike_f32_avx2(a, b) (_mm256_movemask_ps(_mm256_cmp_ps((__m256)(a), (__m256)(b), _CMP_NEQ_UQ)) == 0)
 #define alike_f64_avx2(a, b) (_mm256_movemask_pd(_mm256_cmp_pd((__m256d)(a), (__m256d)(b), _CMP_NEQ_UQ)) == 0)
 #define alike_f32_avx512(a, b) (_mm512_cmp_ps_mask((__m512)(a), (__m512)(b), _CMP_NEQ_UQ) == 0)
 #define alike_f64_avx512(a, b) (_mm512_cmp_pd_mask((__m512d)(a), (__m512d)(b), _CMP_NEQ_UQ) == 0)
-#else
+#define once_f32_avx2(a, b, c) _mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c))
+#define once_f64_avx2(a, b, c) _mm256_fmadd_pd((__m256d)(a), (__m256d)(b), (__m256d)(c))
+#define once_f32_avx512(a, b, c) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c))
+#define once_f64_avx512(a, b, c) _mm512_fmadd_pd((__m512d)(a), (__m512d)(b), (__m512d)(c))
+#endif
+/* The same for any other vectors; the base set of x86-64 has no fma and needs neither. */
 #define ALIKE(a, b, width) __extension__({                                                                                                           \
     int alike = 1;                                                                                                                                   \
     for (int j = 0; j < width; j++) alike &= (a)[j] == (b)[j];                                                                                       \
     alike;                                                                                                                                           \
 })
+#define ONCE(a, b, c, width, fma) __extension__({                                                                                                    \
+    __typeof__(a) sum;                                                                                                                               \
+    for (int j = 0; j < width; j++) sum[j] = fma((a)[j], (b)[j], (c)[j]);                                                                            \
+    sum;                                                                                                                                             \
+})
 #define alike_f32_base(a, b) ALIKE(a, b, 4)
 #define alike_f64_base(a, b) ALIKE(a, b, 2)
-#endif
+#define once_f32_base(a, b, c) ONCE(a, b, c, 4, __builtin_fmaf)
+#define once_f64_base(a, b, c) ONCE(a, b, c, 2, __builtin_fma)
 
 enum {
     STAGE_BYTES = 4096 /* of one parameter's stage: with a dozen parameters still well inside the L2 cache */
@@ -245,7 +254,7 @@ enum {
     PARTS_A_THREAD = 4,       /* so that a thread that wakes late leaves more to the others */
     STEPS_A_THREAD = 512,     /* of a stretch of time, of which a repair must be a small part */
     MOST_STRETCHES = 16,      /* of time in a call */
-    PAST_CACHES = 64 << 20    /* bytes of a result that is not worth keeping in the caches */
+    PAST_CACHES = 8 << 20    /* bytes of a result that is not worth keeping in the caches */
 };
 
 static int most_threads = 1;

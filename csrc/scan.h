@@ -451,9 +451,15 @@ static void F(recur_lanes)(const F(workspace) * w, REAL *x, REAL *carry, ptrdiff
 
 /* One lane, a vector of steps at a time. By doubling, a[i] and k[i] come to stand for 1, 2, 4, ... steps: a + k x[beyond them]; then the carry
  * is added to all. Most vectors hold one coefficient throughout, whose powers are at hand: the same products, so the same bits.
- * No coefficient is compared with 0 here: where anything is not finite the chunk is walked again, step by step. */
+ * What leads from vector to vector is kept to twice the digits, as k + rest: rounded, it would be off by the same in every vector, as if gamma
+ * were off (measured, gae float32, gamma 0.9999, 20,000 steps of noise: 216 ulps of the largest sum; step by step 43). That takes fma; without
+ * it the chunk is walked step by step. No coefficient is compared with 0: where anything is not finite the chunk is walked so again. */
 static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
 {
+#if !ISA_HAS_FMA
+    x[n] = *carry;
+    F(recur_1)(w->add, w->keep, x, carry, n, 1);
+#else
     typedef REAL vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 #ifdef NEEDS_ORDER
     typedef F(bits) order __attribute__((vector_size(VECTOR_BYTES)));
@@ -484,30 +490,40 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
 #define FIRST 0, 0
 #define DOUBLINGS(DOUBLE) DOUBLE(0, AHEAD_1)
 #endif
+#define MULTIPLY(...)                                                                                                                                \
+    {                                                                                                                                                \
+        const vector further = SHUFFLE(k, one, __VA_ARGS__), rest_further = SHUFFLE(rest, zero, __VA_ARGS__), product = k * further;                 \
+        const vector lost = (vector)F(once)(k, further, -product);                                                                                   \
+        rest = (vector)F(once)(k, rest_further, F(once)(rest, further, lost));                                                                       \
+        k = product;                                                                                                                                 \
+    }
 #define GENERAL(j, ...)                                                                                                                              \
     a += k * SHUFFLE(a, zero, __VA_ARGS__);                                                                                                          \
-    k *= SHUFFLE(k, one, __VA_ARGS__);
+    MULTIPLY(__VA_ARGS__)
 #define OF_POWERS(j, ...)                                                                                                                            \
     power[j] = zero + k[0];                                                                                                                          \
-    k *= SHUFFLE(k, one, __VA_ARGS__);
+    MULTIPLY(__VA_ARGS__)
 #define BY_POWERS(j, ...) a += power[j] * SHUFFLE(a, zero, __VA_ARGS__);
     const vector usual = zero + w->keep[n / 2]; /* an ending's 0 serves as well as any */
-    vector power[4], k = usual, odd = zero, c = zero + *carry;
+    vector power[4], k = usual, rest = zero, odd = zero, c = zero + *carry;
     DOUBLINGS(OF_POWERS)
-    const vector usual_to_end = k;
+    const vector usual_to_end = k, usual_rest = rest;
     for (ptrdiff_t i = whole - F(WIDTH); i >= 0; i -= F(WIDTH)) {
         vector a = *(const vector *)(w->add + i);
         k = *(const vector *)(w->keep + i);
         if (F(alike)(k, usual)) {
             DOUBLINGS(BY_POWERS)
             k = usual_to_end;
+            rest = usual_rest;
         } else {
+            rest = zero;
             DOUBLINGS(GENERAL)
         }
-        *(vector *)(x + i) = a + k * c;
-        c = SHUFFLE(a, a, FIRST) + SHUFFLE(k, k, FIRST) * c; /* the first item again, off the chain of the others */
-        const vector y = *(const vector *)(x + i);
+        const vector y = a + k * c;
+        *(vector *)(x + i) = y;
         odd += y - y;
+        const vector first = SHUFFLE(a, a, FIRST), first_k = SHUFFLE(k, k, FIRST), first_rest = SHUFFLE(rest, rest, FIRST);
+        c = (vector)F(once)(first_k, c, F(once)(first_rest, c, first));
     }
 #undef AHEAD_1
 #undef AHEAD_2
@@ -515,14 +531,16 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
 #undef AHEAD_8
 #undef FIRST
 #undef DOUBLINGS
+#undef MULTIPLY
 #undef GENERAL
 #undef OF_POWERS
 #undef BY_POWERS
     REAL total = 0;
     for (int i = 0; i < F(WIDTH); i++) total += odd[i];
     x[n] = *carry;
-    if (total == 0 && *carry - *carry == 0) *carry = x[0];
+    if (total == 0 && *carry - *carry == 0) *carry = c[0];
     else F(recur_1)(w->add, w->keep, x, carry, n, 1);
+#endif
 }
 
 static void F(recur_interleaved)(F(workspace) * w, F(place) c)

@@ -8,7 +8,6 @@ import pytest
 
 import fastpg
 from fastpg import bernoulli, categorical, gaussian, multi_categorical, squashed_gaussian
-from fastpg import categorical
 
 
 def load(file):
