@@ -55,7 +55,9 @@
 #define once_f64_base(a, b, c) ONCE(a, b, c, 2, __builtin_fma)
 
 enum {
-    STAGE_BYTES = 4096 /* of one parameter's stage: with a dozen parameters still well inside the L2 cache */
+    STAGE_BYTES = 4096, /* of one parameter's stage: with a dozen parameters still well inside the L2 cache */
+    MOST_STAGE_BYTES = 4 * STAGE_BYTES,
+    FAR_LARGER = 8 << 20 /* bytes of a parameter: with the others more than the caches hold */
 };
 
 /* Threads that share the rows of an array write it past the caches: else the prefetcher of each core pulls in the lines that the other
@@ -254,7 +256,7 @@ enum {
     PARTS_A_THREAD = 4,       /* so that a thread that wakes late leaves more to the others */
     STEPS_A_THREAD = 512,     /* of a stretch of time, of which a repair must be a small part */
     MOST_STRETCHES = 16,      /* of time in a call */
-    PAST_CACHES = 8 << 20    /* bytes of a result that is not worth keeping in the caches */
+    PAST_CACHES = FAR_LARGER  /* bytes of a result that is not worth keeping in the caches */
 };
 
 static int most_threads = 1;
@@ -340,7 +342,7 @@ static int sums(int kernel, const fastpg_operand *operands)
 ptrdiff_t fastpg_run(int kernel, fastpg_dtype dtype, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1, const fastpg_layout *layout)
 {
     if (size0 == 0 || size1 == 0) return -1;
-    const ptrdiff_t item = dtype == FASTPG_F32 ? 4 : 8, chunk = STAGE_BYTES / item, bytes = size0 * size1 * item;
+    const ptrdiff_t item = dtype == FASTPG_F32 ? 4 : 8, chunk = MOST_STAGE_BYTES / item, bytes = size0 * size1 * item;
     job j = {.kernel = kernel, .dtype = dtype, .operands = operands, .size0 = size0, .size1 = size1, .layout = layout};
     fastpg_part *part = &j.part;
     ptrdiff_t parts = size0 * size1 / ITEMS_A_THREAD, share_of = 64; /* whole tiles of rows, whole cache lines of lanes */

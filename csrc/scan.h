@@ -20,8 +20,9 @@ static inline REAL F(gated)(REAL coefficient, REAL x)
 #define unless(flag, x) ((flag) ? (REAL)0 : (REAL)(x))
 
 enum {
-    F(ITEMS) = STAGE_BYTES / sizeof(REAL), /* in a chunk */
-    F(LANES) = 4 * F(ITEMS),               /* in a block of wide rows, whose carry must stay in cache */
+    F(ITEMS) = MOST_STAGE_BYTES / sizeof(REAL), /* in the largest chunk */
+    F(USUAL) = STAGE_BYTES / sizeof(REAL),      /* in a chunk, unless all is far larger than the caches: then longer runs of memory tell */
+    F(LANES) = 4 * F(USUAL),                    /* in a block of wide rows, whose carry must stay in cache */
     F(NARROW) = 96,                        /* lanes up to which flat chunks beat fused rows (measured) */
     F(WIDTH) = VECTOR_BYTES / sizeof(REAL)
 };
@@ -49,7 +50,7 @@ typedef struct {
     const fastpg_layout *layout;
     const fastpg_part *part;
     enum fastpg_order order;
-    ptrdiff_t steps, lanes, minor_size, size;
+    ptrdiff_t steps, lanes, minor_size, size, chunk;
     REAL *carry_of, *after_of; /* INTERLEAVED: carry, after, some and more by lane, in memory of the caller */
     uint8_t *seen, *some_of, *ahead_of;
     int short_value;                           /* next_value came as V after the last step of each lane alone */
@@ -58,6 +59,8 @@ typedef struct {
     ptrdiff_t refused;                         /* first position (of those met) whose next value is missing, or -1 */
     ptrdiff_t constant[FASTPG_MAX_PARAMETERS]; /* so many times the stage holds the one item that this parameter repeats */
     void *at[FASTPG_MAX_PARAMETERS];           /* where the chunk in hand lies */
+    const char *fetch[FASTPG_MAX_PARAMETERS];  /* FLAT: where the chunk below it does, of each array that is read as it lies, */
+    ptrdiff_t fetch_size[FASTPG_MAX_PARAMETERS], fetches; /* and the size of its items */
 } F(workspace);
 
 /* A chunk: count items from position (major, minor). */
@@ -318,6 +321,19 @@ static void F(find_cut)(F(workspace) * w, F(place) c)
         if (tr[i] & !te[i]) w->refused = F(position)(w, c) + i;
 }
 
+static void F(find_fetches)(F(workspace) * w, F(place) c)
+{
+    w->fetches = 0;
+    for (int k = 0; k < w->kernel->n_parameters; k++) {
+        const fastpg_operand *o = &w->operands[k];
+        const fastpg_parameter *p = &w->kernel->parameters[k];
+        const ptrdiff_t size = F(item_size)(p);
+        if (p->kind == FASTPG_OUT || o->stride0 != size) continue;
+        w->fetch[w->fetches] = F(address)(w, o, c) - w->chunk * size;
+        w->fetch_size[w->fetches++] = size;
+    }
+}
+
 /* Points w->at[k] at each parameter's items of the chunk, staging what is not dense, or changed by the end of a lane or by a mask. */
 static void F(locate)(F(workspace) * w, F(place) c)
 {
@@ -522,6 +538,8 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
         const vector y = a + k * c;
         *(vector *)(x + i) = y;
         odd += y - y;
+        /* While this chunk is computed the next is on its way: asked for all at once, it would be waited for. */
+        for (ptrdiff_t k = 0; k < w->fetches; k++) __builtin_prefetch(w->fetch[k] + i * w->fetch_size[k]);
         const vector first = SHUFFLE(a, a, FIRST), first_k = SHUFFLE(k, k, FIRST), first_rest = SHUFFLE(rest, rest, FIRST);
         c = (vector)F(once)(first_k, c, F(once)(first_rest, c, first));
     }
@@ -579,10 +597,37 @@ static void F(close_chunk)(F(workspace) * w, F(place) c)
     F(deliver)(w, c);
 }
 
+/* A chunk of padding alone, as batches of tokens have many: nothing is read, the carry passes through it or stops. */
+static int F(pad)(F(workspace) * w, F(place) c, REAL *carry, REAL *stale)
+{
+    const fastpg_layout *layout = w->layout;
+    if (!layout || !layout->mask.data || layout->mask_mode == FASTPG_ZERO || w->kernel->spread || !F(dense)(w, &layout->mask, c, 1)) return 0;
+    const uint8_t *restrict mask = (const uint8_t *)F(address)(w, &layout->mask, c);
+    uint8_t any = 0;
+    for (ptrdiff_t i = 0; i < c.count; i++) any |= mask[i];
+    if (any) return 0;
+    F(find_ends)(w, c);
+    if (w->ends) {
+        const fastpg_operand *o = &w->operands[w->kernel->next_value];
+        if (w->short_value) memcpy(w->after, o->last + w->end_lane[0] * o->last_stride, sizeof(REAL));
+        w->some[0] = 0;
+    }
+    for (int k = 0; k < w->kernel->n_parameters; k++) {
+        if (w->kernel->parameters[k].kind != FASTPG_OUT) continue;
+        w->at[k] = F(dense)(w, &w->operands[k], c, sizeof(REAL)) && !w->past_caches ? F(address)(w, &w->operands[k], c) : (void *)w->stage[k];
+        memset(w->at[k], 0, (size_t)c.count * sizeof(REAL));
+    }
+    F(deliver)(w, c);
+    if (layout->mask_mode == FASTPG_RESET) *carry = 0;
+    if (layout->mask_mode == FASTPG_RESET && stale) *stale = 0;
+    return 1;
+}
+
 /* A chunk of whole rows of `cols` lanes (1 in the other orders): what it reads, the recurrence, what it writes.
  * In a repair, returns whether the carry came out as if the part had begun with 0: all steps before these are right then. */
 static int F(chunk)(F(workspace) * w, F(place) c, REAL *carry, REAL *stale, ptrdiff_t cols)
 {
+    if (w->order == FASTPG_FLAT && F(pad)(w, c, carry, stale)) return stale && *carry == *stale;
     F(locate)(w, c);
     if (!w->kernel->recursive) {
         w->kernel->fused(w->at, c.count, w->x);
@@ -596,6 +641,7 @@ static int F(chunk)(F(workspace) * w, F(place) c, REAL *carry, REAL *stale, ptrd
         F(recur_lanes)(w, w->x, carry, c.count / cols, cols);
         w->kernel->finish(w->at, c.count, w->x, w->x + cols);
     } else if (w->order == FASTPG_FLAT) {
+        F(find_fetches)(w, c);
         if (stale) F(recur_flat)(w, w->x, stale, c.count);
         F(recur_flat)(w, w->x, carry, c.count);
         w->kernel->finish(w->at, c.count, w->x, w->x + 1);
@@ -635,10 +681,10 @@ static void F(scan_lanes)(F(workspace) * w)
     const int repair = part->stage == FASTPG_REPAIR, over_lanes = part->over == FASTPG_OVER_LANES;
     const ptrdiff_t n_from = over_lanes ? part->from : 0, n_to = over_lanes ? part->to : w->lanes;
     const ptrdiff_t t_from = over_lanes ? 0 : part->from, t_to = over_lanes ? w->steps : part->to;
-    const int whole_rows = n_to - n_from == w->lanes && w->lanes <= F(ITEMS);
+    const int whole_rows = n_to - n_from == w->lanes && w->lanes <= F(USUAL);
     const int fuse = !(w->layout && w->layout->mask.data) && !repair && !part->window && !(whole_rows && w->lanes <= F(NARROW));
     for (ptrdiff_t n0 = n_from; n0 < n_to; n0 += F(LANES)) {
-        const ptrdiff_t n1 = n0 + F(LANES) < n_to ? n0 + F(LANES) : n_to, most = whole_rows && !fuse ? F(ITEMS) / w->lanes : 1;
+        const ptrdiff_t n1 = n0 + F(LANES) < n_to ? n0 + F(LANES) : n_to, most = whole_rows && !fuse ? F(USUAL) / w->lanes : 1;
         const size_t row_bytes = (size_t)(n1 - n0) * sizeof(REAL);
         memset(w->carry, 0, row_bytes);
         memset(w->stale, 0, row_bytes);
@@ -647,8 +693,8 @@ static void F(scan_lanes)(F(workspace) * w)
         int settled = 0;
         for (ptrdiff_t t1 = t_to; t1 > t_from && !settled; t1 -= most) {
             const ptrdiff_t t = t1 - most > t_from ? t1 - most : t_from;
-            for (ptrdiff_t n = n0; n < n1; n += F(ITEMS)) {
-                const ptrdiff_t cols = n + F(ITEMS) < n1 ? F(ITEMS) : n1 - n;
+            for (ptrdiff_t n = n0; n < n1; n += F(USUAL)) {
+                const ptrdiff_t cols = n + F(USUAL) < n1 ? F(USUAL) : n1 - n;
                 const F(place) c = {t, n, (t1 - t) * cols};
                 if (part->window) F(window_chunk)(w, c, part->window);
                 else if (!fuse) settled = F(chunk)(w, c, w->carry + (n - n0), repair ? w->stale : NULL, cols);
@@ -680,7 +726,7 @@ static void F(look_ahead)(F(workspace) * w, ptrdiff_t position)
     memcpy(w->after, o->last + lane * o->last_stride, sizeof(REAL));
 }
 
-/* Chunks begin at multiples of ITEMS wherever a part does, so that parts give the bits of the whole. */
+/* Chunks begin at multiples of their size wherever a part does, so that parts give the bits of the whole. */
 static void F(scan_flat)(F(workspace) * w)
 {
     const fastpg_part *part = w->part;
@@ -690,7 +736,7 @@ static void F(scan_flat)(F(workspace) * w)
     if (w->layout && w->layout->mask.data && part->to < w->size) F(look_ahead)(w, part->to);
     int settled = 0;
     for (ptrdiff_t to = part->to; to > part->from && !settled;) {
-        const ptrdiff_t grid = (to - 1) / F(ITEMS) * F(ITEMS), from = grid > part->from ? grid : part->from;
+        const ptrdiff_t grid = (to - 1) / w->chunk * w->chunk, from = grid > part->from ? grid : part->from;
         const F(place) c = F(place_at)(w, from, to - from);
         if (part->window) F(window_chunk)(w, c, part->window);
         else settled = F(chunk)(w, c, &carry, repair ? &stale : NULL, 1);
@@ -775,6 +821,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
     w.steps = steps;
     w.lanes = lanes;
     w.size = steps * lanes;
+    w.chunk = w.size * (ptrdiff_t)sizeof(REAL) < FAR_LARGER ? F(USUAL) : F(ITEMS);
     w.minor_size = w.order == FASTPG_LANES ? lanes : steps;
     w.past_caches = part->past_caches;
     w.cut = 0;

@@ -45,7 +45,8 @@ def test_scan_of_a_step_is_the_kernel_in_time_major_layout(name, dtype):
     for seed, (T, N) in enumerate(itertools.product(LENGTHS, LANES)):
         found, wanted = both(name, batch((T, N), dtype, seed))
         assert found.dtype == dtype
-        np.testing.assert_array_equal(found, wanted, err_msg=f"T={T} N={N}")
+        bound = NEAR[dtype] if N == 1 else 0  # time is contiguous
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=bound, err_msg=f"T={T} N={N}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
