@@ -64,8 +64,6 @@ bench-peers: $(STAMP)
 	mkdir -p build
 	$(BIN)/python -m pytest benches/test_peers.py --benchmark-only --benchmark-quiet --benchmark-json=build/peers.json
 	$(BIN)/python benches/peer_table.py build/peers.json --page docs/peers.md
-	$(BIN)/python -m pytest benches/test_kernels.py --benchmark-only --benchmark-quiet --benchmark-json=build/bench.json
-	$(BIN)/python benches/table.py build/bench.json
 
 # The medians of the last make bench, into a small file to commit. Of a tree without changes, on a machine with nothing else to do.
 bench-keep: $(STAMP)

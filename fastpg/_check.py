@@ -56,14 +56,17 @@ def over_rows(kernel: str, args: tuple[Any, ...], out: Any = None) -> Any:
 # --- scans over time
 
 
-def _over_time(kernel: str, args: tuple[Any, ...], axis: Any, out: Any, optional: bool, how: tuple[Any, ...]) -> Any:
+def _over_time(
+    kernel: str, args: tuple[Any, ...], axis: Any, out: Any, optional: bool, how: tuple[Any, Any, Any, Any]
+) -> Any:
     given = dict(zip(PARAMETERS[kernel], args, strict=True))
     first, anchor = next(iter(given.items()))
     anchor = as_floats(first, anchor)
     if anchor.ndim not in (1, 2):
         raise ValueError(f"{first} has shape {anchor.shape}; (T,) or (T, N) is wanted, (B, T) with axis=1")
     axis = as_axis(axis, anchor.ndim)
-    layout = as_layout(*how, first, anchor, axis)
+    offsets, env_id, mask, mask_mode = how
+    layout = as_layout(offsets, env_id, mask, mask_mode, first, anchor, axis)
     ready: list[Any] = [anchor]
     for name, value in list(given.items())[1:]:
         kind = KINDS[kernel][name]

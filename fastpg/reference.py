@@ -80,7 +80,7 @@ def _in_every_layout(plain: Callable[..., Any]) -> Callable[..., Any]:
                 if mask is not None and mask_mode == "zero":
                     gaps = ~mask.ravel()[piece]
                     value_after = of_piece.get("next_value")
-                    if np.ndim(value_after) == 0 and "value" in of_piece and value_after is not None:
+                    if value_after is not None and np.ndim(value_after) == 0 and "value" in of_piece:
                         after = np.append(np.where(gaps, 0, of_piece["value"])[1:], value_after)
                         of_piece = {n: _zeroed(x, gaps) for n, x in of_piece.items()} | {"next_value": after}
                     else:

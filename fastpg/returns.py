@@ -89,7 +89,7 @@ def total_return(
     args = (reward, terminated, truncated, gamma)
     return over_time(
         "total_return", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
-    )  # type: ignore[no-any-return]
+    )
 
 
 def reward_to_go(
@@ -121,7 +121,7 @@ def reward_to_go(
     args = (reward, next_value, terminated, truncated, gamma)
     return over_time(
         "reward_to_go", args, axis, out, True, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
-    )  # type: ignore[no-any-return]
+    )
 
 
 def td_residual(
@@ -154,7 +154,7 @@ def td_residual(
     args = (reward, value, next_value, terminated, truncated, gamma)
     return over_time(
         "td_residual", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
-    )  # type: ignore[no-any-return]
+    )
 
 
 def gae(
@@ -187,7 +187,7 @@ def gae(
     array([1.5, 1. ])
     """
     args = (reward, value, next_value, terminated, truncated, gamma, lambda_)
-    return over_time("gae", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+    return over_time("gae", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
 
 
 def gae_and_return(
@@ -218,7 +218,7 @@ def gae_and_return(
     (array([-0.5,  1. ]), array([1.5, 1. ]))
     """
     args = (reward, value, next_value, terminated, truncated, gamma, lambda_)
-    return over_time("gae_and_return", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+    return over_time("gae_and_return", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
 
 
 def lambda_return(
@@ -252,7 +252,7 @@ def lambda_return(
     args = (reward, next_value, terminated, truncated, gamma, lambda_)
     return over_time(
         "lambda_return", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
-    )  # type: ignore[no-any-return]
+    )
 
 
 def n_step_return(
@@ -287,7 +287,7 @@ def n_step_return(
     args = (reward, next_value, terminated, truncated, gamma, n)
     return over_time(
         "n_step_return", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
-    )  # type: ignore[no-any-return]
+    )
 
 
 def vtrace(
@@ -342,7 +342,7 @@ def vtrace(
         clip_pg_rho,
         alpha,
     )
-    return over_time("vtrace", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+    return over_time("vtrace", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
 
 
 def retrace(
@@ -376,7 +376,7 @@ def retrace(
     array([2.5, 3. ])
     """
     args = (reward, q_value, next_value, log_ratio, terminated, truncated, gamma, lambda_)
-    return over_time("retrace", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+    return over_time("retrace", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
 
 
 def q_lambda(
@@ -410,7 +410,7 @@ def q_lambda(
     array([2., 3.])
     """
     args = (reward, value, next_value, greedy, terminated, truncated, gamma, lambda_)
-    return over_time("q_lambda", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+    return over_time("q_lambda", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
 
 
 def tree_backup(
@@ -446,7 +446,7 @@ def tree_backup(
     args = (reward, q_value, next_value, log_prob, terminated, truncated, gamma, lambda_)
     return over_time(
         "tree_backup", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
-    )  # type: ignore[no-any-return]
+    )
 
 
 def upgo(
@@ -478,7 +478,7 @@ def upgo(
     array([2.5, 3. ])
     """
     args = (reward, value, next_value, terminated, truncated, gamma)
-    return over_time("upgo", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)  # type: ignore[no-any-return]
+    return over_time("upgo", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
 
 
 def baselined(
@@ -509,7 +509,7 @@ def baselined(
             np.copyto(out, 0, where=~np.asarray(where))
         return out
 
-    return home(into(out, returns.shape, returns.dtype, [where], run))  # type: ignore[no-any-return]
+    return home(into(out, returns.shape, returns.dtype, [where], run))
 
 
 Estimate = Callable[..., Array]
