@@ -431,6 +431,8 @@ def as_floats(name: str, value: Any, like: tuple[str, Array] | None = None) -> A
 
 def is_half(value: Any) -> bool:
     """Whether an array of 16-bit floats comes."""
+    if isinstance(value, np.ndarray):
+        return bool(value.dtype == np.float16)
     return str(getattr(value, "dtype", "")).rpartition(".")[2] in ("float16", "bfloat16")
 
 
@@ -476,7 +478,7 @@ def as_array(name: str, value: Any) -> Array:
         raise TypeError(
             f"{name} is a masked array; a plain array is wanted, {name}.filled(...) says what stands in the gaps"
         )
-    if str(getattr(value, "dtype", "")).endswith("bfloat16"):  # which NumPy does not know
+    if is_foreign(value) and str(getattr(value, "dtype", "")).endswith("bfloat16"):  # which NumPy does not know
         value = value.float() if hasattr(value, "float") else value.astype("float32")
     try:
         array = np.from_dlpack(value) if is_foreign(value) else np.asarray(value)
