@@ -97,7 +97,38 @@ def lambda_return(reward, next_value, terminated, truncated, gamma, lambda_):
     return out
 
 
+@njit(cache=True)
+def n_step_of(reward, next_value, terminated, truncated, g, n, t):
+    end = t
+    while end < min(t + n, len(reward)) - 1 and not terminated[end] and not truncated[end]:
+        end += 1
+    x = reward[end] + g * next_value[end] * (not terminated[end])
+    for k in range(end - 1, t - 1, -1):
+        x = reward[k] + g * x
+    return x
+
+
+@njit(cache=True)
+def n_step_return(reward, next_value, terminated, truncated, gamma, n):
+    g = reward.dtype.type(gamma)
+    out = np.empty_like(reward)
+    for t in range(reward.shape[0]):
+        for l in range(reward.shape[1]):  # noqa: E741
+            out[t, l] = n_step_of(reward[:, l], next_value[:, l], terminated[:, l], truncated[:, l], g, n, t)
+    return out
+
+
 # Batch-major
+
+
+@njit(cache=True)
+def n_step_return_rows(reward, next_value, terminated, truncated, gamma, n):
+    g = reward.dtype.type(gamma)
+    out = np.empty_like(reward)
+    for b in range(reward.shape[0]):
+        for t in range(reward.shape[1]):
+            out[b, t] = n_step_of(reward[b], next_value[b], terminated[b], truncated[b], g, n, t)
+    return out
 
 
 @njit(cache=True)
@@ -500,6 +531,8 @@ LOOPS = {
     ("gae_and_return", 1): gae_and_return_rows,
     ("lambda_return", 0): lambda_return,
     ("lambda_return", 1): lambda_return_rows,
+    ("n_step_return", 0): n_step_return,
+    ("n_step_return", 1): n_step_return_rows,
     ("categorical.log_prob", 0): log_prob,
     ("categorical.log_prob_grad", 0): log_prob_grad,
     ("categorical.entropy", 0): entropy,
