@@ -63,7 +63,8 @@ class MLP:
 
     sizes       (inputs, hidden..., outputs)
     gain        of the orthogonal initial weights, one per layer; None: sqrt(2) for hidden layers and 1 for the last
-    parameter   all weights and biases as one vector, layer by layer, W_k of shape (sizes[k], sizes[k+1]) before b_k
+    extra       of numbers at the end of the vector that the net does not use: parameters learned with it, a log_std say; start at 0
+    parameter   all weights and biases as one vector, layer by layer, W_k of shape (sizes[k], sizes[k+1]) before b_k, then extra
 
     Biases start at 0. Buffers are kept between calls: what forward and backward return is valid until the next call
     of the same method with the same number of rows.
@@ -80,6 +81,7 @@ class MLP:
         rng: np.random.Generator,
         activation: Literal["tanh", "relu"] = "tanh",
         gain: Sequence[float] | None = None,
+        extra: int = 0,
         dtype: DTypeLike = np.float32,
     ) -> None:
         self.sizes = tuple(int(size) for size in sizes)
@@ -93,11 +95,12 @@ class MLP:
             raise ValueError(f"gain has {len(gain)} entries, but sizes {self.sizes} make {layers} layers")
         self.activation = activation
         shapes = list(zip(self.sizes[:-1], self.sizes[1:], strict=True))
-        self.parameter: Array = np.zeros(sum((i + 1) * o for i, o in shapes), dtype)
+        self.parameter: Array = np.zeros(sum((i + 1) * o for i, o in shapes) + extra, dtype)
+        self.extra = self.parameter[len(self.parameter) - extra :]
         self.weight, self.bias = self._views(self.parameter)
         for weight, g in zip(self.weight, gain, strict=True):
             weight[...] = orthogonal(rng, len(weight), weight.shape[1], g)
-        self._grad = np.empty_like(self.parameter)
+        self._grad = np.zeros_like(self.parameter)
         self._grad_weight, self._grad_bias = self._views(self._grad)
         self._buffers: dict[int, tuple[list[Array], list[Array]]] = {}
 
@@ -140,12 +143,16 @@ class MLP:
                     np.maximum(h, 0, out=h)
         return hidden[-1]
 
-    def backward(self, x: Array, grad_output: Array) -> Array:
+    def backward(self, x: Array, grad_output: Array, grad_extra: Array | None = None) -> Array:
         """d loss / d parameter, one vector, from d loss / d y; forward(x) must have come just before.
 
         dW_k = h_{k-1}^T d_k,   db_k = sum over rows of d_k,   d_{k-1} = (d_k W_k^T) f'(h_{k-1})
+
+        grad_extra    d loss / d extra, which the caller knows; None: 0
         """
         self._backward(x, grad_output)
+        if len(self.extra):
+            self._grad[len(self._grad) - len(self.extra) :] = 0 if grad_extra is None else grad_extra
         return self._grad
 
     def backward_input(self, x: Array, grad_output: Array) -> tuple[Array, Array]:
@@ -206,6 +213,10 @@ class Adam:
         self.parameter, self.beta1, self.beta2, self.eps = parameter, beta1, beta2, eps
         self.m, self.v, self.t = np.zeros_like(parameter), np.zeros_like(parameter), 0
         self._a, self._b = np.empty_like(parameter), np.empty_like(parameter)
+
+    def state(self) -> dict[str, Array]:
+        """Both moments as views, and t."""
+        return {"m": self.m, "v": self.v, "t": np.array(self.t)}
 
     def step(self, grad: Array, lr: float) -> None:
         """Changes the parameter in place, downhill along grad."""

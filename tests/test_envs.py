@@ -7,6 +7,7 @@ import pytest
 
 from fastpg import adapters, envs
 from fastpg.envs.cartpole import THETA_MOST, CartPole, advance, uniform
+from fastpg.envs.spaces import Discrete
 
 gym = pytest.importorskip("gymnasium")
 
@@ -119,7 +120,13 @@ def test_cartpole_refuses_a_step_before_reset():
 @pytest.mark.parametrize("id", ["fastpg/CartPole-v1", "CartPole-v1"])
 def test_make_env_gives_the_same_interface_for_both_kinds(id):
     env = adapters.make_env(id, 3)
-    assert (env.id, env.lanes, env.observation_size, env.actions, env.reward_threshold) == (id, 3, 4, 2, 475.0)
+    assert (env.id, env.lanes, env.observation_size, env.action_space, env.reward_threshold) == (
+        id,
+        3,
+        4,
+        Discrete(2),
+        475.0,
+    )
     observation, _ = env.reset(seed=0)
     assert observation.shape == (3, 4) and observation.dtype == np.float32
     observation, reward, terminated, truncated, info = env.step(np.array([0, 1, 0]))

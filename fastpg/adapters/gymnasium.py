@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastpg.adapters import require
+from fastpg.envs.spaces import Discrete
 
 if TYPE_CHECKING:
     import gymnasium
@@ -66,7 +67,7 @@ class GymnasiumEnv:
             raise ValueError(f"{self.id} has action space {action}; wanted Discrete")
         self.lanes = len(envs)
         self.observation_size = observation.shape[0]
-        self.actions = int(action.n)
+        self.action_space = Discrete(int(action.n))
         self._start = int(action.start)
         self._envs = envs
         self._step = [env.step for env in envs]

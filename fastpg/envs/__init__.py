@@ -6,13 +6,15 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from fastpg.envs.spaces import Space
+
 __all__ = ["IDS", "VectorEnv", "make"]
 
 IDS = ("fastpg/CartPole-v1",)
 
 
 class VectorEnv(Protocol):
-    """`lanes` copies of one environment with flat observations and the actions 0..actions-1.
+    """`lanes` copies of one environment with flat observations; see fastpg.envs.spaces for the actions.
 
     reset(seed=None)   -> observation (lanes, observation_size) float32, {}
     step(action)       -> observation, reward, terminated, truncated, {"final_obs": (lanes, observation_size) float32}
@@ -24,8 +26,10 @@ class VectorEnv(Protocol):
     id: str
     lanes: int
     observation_size: int
-    actions: int
     reward_threshold: float | None  # the mean return that counts as solved, where the environment names one
+
+    @property
+    def action_space(self) -> Space: ...
 
     def reset(self, *, seed: int | None = None) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]: ...
 

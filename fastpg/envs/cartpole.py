@@ -14,6 +14,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from fastpg.envs.spaces import Discrete
+
 __all__ = ["CartPole", "advance", "step"]
 
 Array = NDArray[Any]
@@ -123,7 +125,7 @@ class CartPole:
 
     id = "fastpg/CartPole-v1"
     observation_size = 4
-    actions = 2
+    action_space = Discrete(2)
     reward_threshold: float | None = 475.0
 
     def __init__(self, lanes: int = 1) -> None:

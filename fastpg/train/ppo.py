@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 import fastpg
-from fastpg import categorical
 from fastpg.envs import VectorEnv
 from fastpg.nets import Adam, blas_threads, clip_norm
-from fastpg.train.run import Agent, Psi, Run, check
+from fastpg.train.agent import Agent
+from fastpg.train.rollout import Rollout, collect
+from fastpg.train.run import Psi, Run, check
 
 __all__ = ["Config", "train"]
 
@@ -71,83 +72,72 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
         raise ValueError(f"env has {env.lanes} lanes, but config.lanes is {config.lanes}")
     run = Run(config, env) if run is None else run
     rng = np.random.default_rng(config.seed)
-    agent = Agent(env.observation_size, env.actions, config.hidden, rng)
-    policy_adam, value_adam = Adam(agent.policy.parameter, eps=1e-5), Adam(agent.value.parameter, eps=1e-5)
-
-    T, N = config.rows, config.lanes
-    observation = np.empty((T, N, env.observation_size), np.float32)
-    final = np.empty_like(observation)
-    logits = np.empty((T, N, env.actions), np.float32)
-    action = np.empty((T, N), np.int64)
-    reward = np.empty((T, N), np.float32)
-    terminated, truncated = np.empty((2, T, N), np.bool_)
-    current, _ = env.reset(seed=int(rng.integers(2**31)))
+    agent = Agent(env.observation_size, env.action_space, config.hidden, rng)
+    head, policy, value_net = agent.head, agent.policy, agent.value
+    policy_adam, value_adam = Adam(policy.parameter, eps=1e-5), Adam(value_net.parameter, eps=1e-5)
+    rollout = Rollout(env, agent, config.rows)
+    run.begin(env, rng, rollout, agent, policy_adam=policy_adam, value_adam=value_adam)
 
     try:
         while run.steps < config.steps and not run.reached(config.stop_at):
             left = 1 - run.steps / config.steps if config.anneal else 1.0
             lr, clip = config.lr * left, config.clip * left
 
-            # Collect.
-            for t in range(T):
-                observation[t] = current
-                logits[t] = agent.policy.forward(current)
-                action[t] = categorical.sample(logits[t], rng)
-                current, reward[t], terminated[t], truncated[t], info = env.step(action[t])
-                final[t] = info["final_obs"]
-                run.count(reward[t], terminated[t] | truncated[t])
+            collect(env, agent, rollout, rng)
+            reward, ends = rollout.reward, (rollout.terminated, rollout.truncated)
+            run.count(reward, ends[0] | ends[1])
 
             # Estimate. The next value is that of the state before any reset.
-            value, next_value = agent.values(observation), agent.values(final)
+            value, next_value = agent.values(rollout.observation), agent.values(rollout.final)
             gamma, lambda_ = config.gamma, config.lambda_
-            advantage = fastpg.psi(config.psi, reward, value, next_value, terminated, truncated, gamma, lambda_).ravel()
-            target = fastpg.lambda_return(reward, next_value, terminated, truncated, gamma, lambda_).ravel()
+            advantage = fastpg.psi(config.psi, reward, value, next_value, *ends, gamma, lambda_).ravel()
+            target = fastpg.lambda_return(reward, next_value, *ends, gamma, lambda_).ravel()
             if config.normalise:
                 advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
 
             # Update.
-            flat, taken = observation.reshape(T * N, -1), action.ravel()
-            old = categorical.log_prob(logits.reshape(T * N, -1), taken)
-            sums, batches = np.zeros(5), 0
+            M = reward.size
+            flat, taken = rollout.observation.reshape(M, -1), rollout.action.reshape(M, *head.action_shape)
+            old = rollout.log_prob.ravel()
+            sums, batches = np.zeros(6), 0
             for _ in range(config.epochs):
-                order = rng.permutation(T * N)
-                for start in range(0, T * N, config.minibatch):
+                order = rng.permutation(M)
+                for start in range(0, M, config.minibatch):
                     i = order[start : start + config.minibatch]
-                    x, a, A, M = flat[i], taken[i], advantage[i], len(i)
+                    x, a, A, weight = flat[i], taken[i], advantage[i], np.float32(1 / len(i))
 
                     # loss = -mean(min(ratio A, clip(ratio) A)) - entropy_weight mean(entropy)
-                    z = agent.policy.forward(x)
-                    log_ratio = categorical.log_prob(z, a) - old[i]
+                    z = policy.forward(x)
+                    log_ratio = head.log_prob(z, policy.extra, a) - old[i]
                     ratio = np.exp(log_ratio)
                     clipped = np.where(A > 0, ratio > 1 + clip, ratio < 1 - clip)
                     surrogate = np.minimum(ratio * A, np.clip(ratio, 1 - clip, 1 + clip) * A)
+                    entropy = head.entropy(z, policy.extra).mean()
                     # d loss / d log_prob = -ratio A / M where not clipped: d ratio / d log_prob = ratio
-                    grad = categorical.log_prob_grad(z, a, np.where(clipped, 0, -ratio * A / M))
+                    grad, grad_extra = head.log_prob_grad(z, policy.extra, a, np.where(clipped, 0, -ratio * A * weight))
                     if config.entropy_weight:
-                        weight = np.full(M, -config.entropy_weight / M, np.float32)
-                        grad += categorical.entropy_grad(z, weight)
+                        more = head.entropy_grad(z, policy.extra, np.full_like(A, -config.entropy_weight * weight))
+                        grad, grad_extra = grad + more[0], grad_extra + more[1]
                     # loss = mean((v - target)^2) / 2
-                    error = agent.value.forward(x)[:, 0] - target[i]
+                    error = value_net.forward(x)[:, 0] - target[i]
                     batch = (-surrogate.mean(), 0.5 * (error * error).mean())
                     if not np.isfinite(batch).all():
                         raise FloatingPointError(
                             f"the loss is {batch} (policy, value) at step {run.steps}; lr is {lr:g}: try a smaller one"
                         )
 
-                    policy_grad = agent.policy.backward(x, grad)
-                    value_grad = agent.value.backward(x, error[:, None] / M)
+                    policy_grad = policy.backward(x, grad, grad_extra)
+                    value_grad = value_net.backward(x, error[:, None] * weight)
                     norm = clip_norm(policy_grad, config.max_norm)
                     clip_norm(value_grad, config.max_norm)
                     policy_adam.step(policy_grad, lr)
                     value_adam.step(value_grad, config.value_lr * left)
-                    sums += (*batch, (ratio - 1 - log_ratio).mean(), clipped.mean(), norm)
+                    sums += (*batch, (ratio - 1 - log_ratio).mean(), clipped.mean(), norm, entropy)
                     batches += 1
 
             # Log.
-            policy_loss, value_loss, approx_kl, clip_fraction, grad_norm = sums / batches
-            entropy = categorical.entropy(logits.reshape(T * N, -1)).mean()
+            policy_loss, value_loss, approx_kl, clip_fraction, grad_norm, entropy = sums / batches
             run.log(
-                agent,
                 policy_loss=policy_loss,
                 value_loss=value_loss,
                 entropy=entropy,
@@ -157,5 +147,5 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
                 lr=lr,
             )
     finally:
-        run.save(agent)
+        run.save()
     return agent

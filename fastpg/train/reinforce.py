@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastpg
-from fastpg import categorical
 from fastpg.envs import VectorEnv
 from fastpg.nets import Adam, blas_threads, clip_norm
-from fastpg.train.run import Agent, Psi, Run, check
+from fastpg.train.agent import Agent
+from fastpg.train.run import Psi, Run, check
 
 __all__ = ["Config", "train"]
 
@@ -71,16 +73,17 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
         raise ValueError(f"env has {env.lanes} lanes, but config.lanes is {config.lanes}")
     run = Run(config, env) if run is None else run
     rng = np.random.default_rng(config.seed)
-    agent = Agent(env.observation_size, env.actions, config.hidden, rng)
+    agent = Agent(env.observation_size, env.action_space, config.hidden, rng)
+    head, policy = agent.head, agent.policy
     policy_adam, value_adam = Adam(agent.policy.parameter), Adam(agent.value.parameter)
 
     shape = (config.longest, config.lanes)
     observation = np.empty((*shape, env.observation_size), np.float32)
     final = np.empty_like(observation)
-    action = np.empty(shape, np.int64)
+    action: NDArray[Any] = np.empty((*shape, *head.action_shape), head.action_dtype)
     reward = np.empty(shape, np.float32)
     terminated, truncated, playing = np.empty((3, *shape), np.bool_)
-    env.reset(seed=int(rng.integers(2**31)))
+    run.begin(env, rng, None, agent, policy_adam=policy_adam, value_adam=value_adam)
 
     try:
         while run.steps < config.steps and not run.reached(config.stop_at):
@@ -92,11 +95,11 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
             alive, T = np.ones(config.lanes, np.bool_), 0
             while alive.any() and T < config.longest:
                 observation[T], playing[T] = current, alive
-                action[T] = categorical.sample(agent.policy.forward(current), rng)
-                current, reward[T], terminated[T], truncated[T], info = env.step(action[T])
+                action[T] = agent.sample(current, rng)
+                current, reward[T], terminated[T], truncated[T], info = env.step(head.to_env(action[T]))
                 final[T] = info["final_obs"]
                 ended = terminated[T] | truncated[T]
-                run.count(reward[T], ended & alive)
+                run.count(reward[T : T + 1], (ended & alive)[None])
                 T += 1
                 if T >= config.rows:
                     alive = alive & ~ended
@@ -111,19 +114,20 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
 
             # Update the policy: loss = -mean(log_prob Psi) - entropy_weight mean(entropy).
             x, a, M = observation[:T][keep], action[:T][keep], int(keep.sum())
-            z = agent.policy.forward(x)
-            policy_loss = -np.mean(categorical.log_prob(z, a) * weight)
-            entropy = categorical.entropy(z).mean()
-            grad = categorical.log_prob_grad(z, a, -weight / M)
+            z = policy.forward(x)
+            policy_loss = -np.mean(head.log_prob(z, policy.extra, a) * weight)
+            entropy = head.entropy(z, policy.extra).mean()
+            grad, grad_extra = head.log_prob_grad(z, policy.extra, a, -weight / M)
             if config.entropy_weight:
-                grad += categorical.entropy_grad(z, np.full(M, -config.entropy_weight / M, np.float32))
+                more = head.entropy_grad(z, policy.extra, np.full(M, -config.entropy_weight / M, np.float32))
+                grad, grad_extra = grad + more[0], grad_extra + more[1]
             value_loss = np.mean((value[keep] - target) ** 2) / 2
             if not np.isfinite((policy_loss, value_loss)).all():
                 raise FloatingPointError(
                     f"the loss is {policy_loss} (policy), {value_loss} (value) at step {run.steps}; "
                     f"lr is {config.lr * left:g}, value_lr {config.value_lr * left:g}: try smaller ones"
                 )
-            policy_grad = agent.policy.backward(x, grad)
+            policy_grad = policy.backward(x, grad, grad_extra)
             grad_norm = clip_norm(policy_grad, config.max_norm)
             policy_adam.step(policy_grad, config.lr * left)
 
@@ -136,7 +140,6 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
 
             # Log.
             run.log(
-                agent,
                 policy_loss=policy_loss,
                 value_loss=value_loss,
                 entropy=entropy,
@@ -144,5 +147,5 @@ def train(config: Config, env: VectorEnv, run: Run | None = None) -> Agent:
                 lr=config.lr * left,
             )
     finally:
-        run.save(agent)
+        run.save()
     return agent

@@ -17,36 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastpg
-from fastpg import categorical
 from fastpg.envs import VectorEnv
-from fastpg.nets import MLP, blas_threads
+from fastpg.nets import Adam, blas_threads
+from fastpg.train.agent import Agent
+from fastpg.train.rollout import Rollout
 
-__all__ = ["Agent", "Psi", "Run", "check", "create_folder", "evaluate", "load", "save"]
+__all__ = ["Psi", "Run", "check", "create_folder", "evaluate", "load", "save"]
 
 Array = NDArray[Any]
 Psi = Literal["total_return", "reward_to_go", "baselined", "q", "gae", "td_residual"]
 WINDOW = 100  # episodes in the mean return that counts as solved
 SAVE_EVERY = 10.0  # seconds between checkpoints while training
-
-
-class Agent:
-    """A softmax policy and a value function, two MLPs of the same hidden sizes."""
-
-    def __init__(self, observation_size: int, actions: int, hidden: Sequence[int], rng: np.random.Generator) -> None:
-        layers = len(hidden)
-        # A last policy layer near 0 starts near the uniform policy (Andrychowicz et al. 2021, arXiv:2006.05990, 3.2)
-        self.policy = MLP((observation_size, *hidden, actions), rng=rng, gain=[2**0.5] * layers + [0.01])
-        self.value = MLP((observation_size, *hidden, 1), rng=rng, gain=[2**0.5] * layers + [1.0])
-
-    def values(self, observation: Array) -> Array:
-        """V of observations of shape (..., observation_size), shape (...)."""
-        flat = observation.reshape(-1, observation.shape[-1])
-        value: Array = self.value.forward(flat)[:, 0].copy()
-        return value.reshape(observation.shape[:-1])
-
-    def best(self, observation: Array) -> Array:
-        """The most likely action for each row."""
-        return categorical.mode(self.policy.forward(observation))
 
 
 def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) -> None:
@@ -81,17 +62,14 @@ def create_folder(root: Path, env: str, algo: str, seed: int) -> Path:
 
 
 def save(path: Path, agent: Agent, about: dict[str, Any]) -> None:
-    """Writes a checkpoint: flat parameters, layer sizes, and `about` as JSON. A reader never sees half a file."""
+    """Writes a checkpoint: the agent's parameters, and `about` with the agent's shape as JSON. A reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             np.savez(
                 file,
-                policy=agent.policy.parameter,
-                policy_sizes=np.array(agent.policy.sizes),
-                value=agent.value.parameter,
-                value_sizes=np.array(agent.value.sizes),
-                about=np.array(json.dumps(about)),
+                **{f"agent.{name}": array for name, array in agent.state().items()},  # type: ignore[arg-type]
+                about=np.array(json.dumps({**about, "agent": agent.about()})),
             )
             file.flush()
             os.fsync(file.fileno())
@@ -111,13 +89,13 @@ def load(path: Path) -> tuple[Agent, dict[str, Any]]:
     try:
         with np.load(path, allow_pickle=False) as file:
             about: dict[str, Any] = json.loads(str(file["about"]))
-            sizes = [int(size) for size in file["policy_sizes"]]
-            agent = Agent(sizes[0], sizes[-1], sizes[1:-1], np.random.default_rng(0))
-            for name, net in (("policy", agent.policy), ("value", agent.value)):
-                if tuple(file[f"{name}_sizes"]) != net.sizes or file[name].shape != net.parameter.shape:
-                    raise ValueError(f"{name} has {file[name].shape} parameters for layers {file[f'{name}_sizes']}")
-                net.parameter[...] = file[name]
-    except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+            shape = about.pop("agent")
+            agent = Agent.of(shape)
+            for name, array in agent.state().items():
+                if (got := file[f"agent.{name}"]).shape != array.shape:
+                    raise ValueError(f"{name} has shape {got.shape}; an agent of {shape} wants {array.shape}")
+                array[...] = got
+    except (ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a fastpg checkpoint: {error}") from None
     return agent, about
 
@@ -172,22 +150,31 @@ class Run:
         return target is not None and len(self._recent) == WINDOW and sum(self._recent) / WINDOW >= target
 
     def count(self, reward: Array, ended: Array) -> None:
-        """Records one step of every lane."""
-        self.steps += len(reward)
-        self._return += reward
-        if ended.any():
-            for n in np.flatnonzero(ended):
-                self._recent.append(float(self._return[n]))
-                self.episodes += 1
-                if self.solved_at_step is None and self.reached(self._threshold):
-                    self.solved_at_step, self.solved_at_seconds = self.steps, self.seconds
-            self._return[ended] = 0
+        """Records T steps of every lane, (T, N)."""
+        total = np.cumsum(reward, axis=0, dtype=np.float64)
+        for t, n in np.argwhere(ended):
+            self._recent.append(float(self._return[n] + total[t, n]))
+            self._return[n] = -total[t, n]
+            self.episodes += 1
+            if self.solved_at_step is None and self.reached(self._threshold):
+                self.solved_at_step, self.solved_at_seconds = self.steps + (t + 1) * reward.shape[1], self.seconds
+        self._return += total[-1]
+        self.steps += reward.size
+
+    def begin(
+        self, env: VectorEnv, rng: np.random.Generator, rollout: Rollout | None, agent: Agent, **optimizer: Adam
+    ) -> None:
+        """Starts the first episodes; tells the run what its checkpoints hold."""
+        self._agent = agent
+        observation, _ = env.reset(seed=int(rng.integers(2**31)))
+        if rollout is not None:
+            rollout.current[...] = observation
 
     def restart(self) -> None:
         """Forgets unfinished episodes, for a loop that resets its environment."""
         self._return[:] = 0
 
-    def log(self, agent: Agent, **metrics: float) -> None:
+    def log(self, **metrics: float) -> None:
         """Records one update: a line of metrics.jsonl, the progress callback, now and then a checkpoint."""
         seconds = self.seconds
         row: dict[str, Any] = {
@@ -209,13 +196,13 @@ class Run:
             with open(self.folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps(row) + "\n")
             if time.perf_counter() - self._saved > SAVE_EVERY:
-                self.save(agent)
+                self.save()
         self._progress(row)
 
-    def save(self, agent: Agent) -> None:
+    def save(self) -> None:
         """Writes checkpoint.npz."""
         if self.folder is not None:
-            save(self.folder / "checkpoint.npz", agent, {**self.about, "steps": self.steps})
+            save(self.folder / "checkpoint.npz", self._agent, {**self.about, "steps": self.steps})
             self._saved = time.perf_counter()
 
 
@@ -227,17 +214,17 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0) -
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
-    if (env.observation_size, env.actions) != (agent.policy.sizes[0], agent.policy.sizes[-1]):
+    if (env.observation_size, env.action_space) != (agent.observation_size, agent.action_space):
         raise ValueError(
-            f"{env.id} has observations of {env.observation_size} and {env.actions} actions, but the agent was "
-            f"trained on {agent.policy.sizes[0]} and {agent.policy.sizes[-1]}"
+            f"{env.id} has observations of {env.observation_size} and {env.action_space}, but the agent was "
+            f"trained on {agent.observation_size} and {agent.action_space}"
         )
     left = episodes // env.lanes + (np.arange(env.lanes) < episodes % env.lanes)
     total = np.zeros(env.lanes)
     returns: list[float] = []
     observation, _ = env.reset(seed=seed)
     while left.any():
-        observation, reward, terminated, truncated, _ = env.step(agent.best(observation))
+        observation, reward, terminated, truncated, _ = env.step(agent.head.to_env(agent.best(observation)))
         total += reward
         ended = terminated | truncated
         returns.extend(total[ended & (left > 0)].tolist())
