@@ -157,7 +157,7 @@ class Run:
             self._return[n] = -total[t, n]
             self.episodes += 1
             if self.solved_at_step is None and self.reached(self._threshold):
-                self.solved_at_step, self.solved_at_seconds = self.steps + (t + 1) * reward.shape[1], self.seconds
+                self.solved_at_step, self.solved_at_seconds = self.steps + int(t + 1) * reward.shape[1], self.seconds
         self._return += total[-1]
         self.steps += reward.size
 
