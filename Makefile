@@ -6,11 +6,8 @@ STAMP := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
 CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall -Wextra -Werror
 
-.PHONY: train test peers lint types sanitize bench bench-peers bench-test check clean
-.PHONY: train test peers lint types sanitize instructions instructions-update bench bench-test check clean
-.PHONY: train test peers lint types sanitize instructions instructions-update bench bench-compare bench-test check clean
-.PHONY: train test peers lint types sanitize instructions instructions-update bench bench-keep bench-compare bench-test \
-	roofline accuracy check clean
+.PHONY: train test peers lint types sanitize instructions instructions-update bench bench-peers bench-keep bench-compare \
+	bench-test roofline accuracy check clean
 
 train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
