@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from fastpg.envs.streams import seed_streams
 
-__all__ = ["CompiledEnv", "observe_lane", "start_lane", "step_lane"]
+__all__ = ["CompiledEnv", "start_lanes", "step_lanes"]
 
 Array = NDArray[Any]
 
@@ -97,55 +97,30 @@ _restart: Any = intrinsic(_restart_lane)
 _observe: Any = intrinsic(_observe_lane)
 
 
-@njit(cache=True)
-def observe_lane(address: int, n: int, state: Array, observation: Array) -> None:
-    """Writes observation[n] of state[n]: by the environment's functions[2] == address, or the state itself where that is 0."""
-    if address:
-        _observe(address, n, state, observation)
-    else:
-        for k in range(observation.shape[1]):
-            observation[n, k] = state[n, k]
-
-
-@njit(cache=True)
-def start_lane(functions: Array, n: int, state: Array, elapsed: Array, stream: Array, observation: Array) -> None:
-    """Starts an episode on lane n; observation[n] is its first."""
-    _restart(functions[1], n, state, stream)
-    elapsed[n] = 0
-    observe_lane(functions[2], n, state, observation)
-
-
-@njit(cache=True)
-def step_lane(
+# Refer to whole arrays and lane numbers: a function of one lane that takes arrays costs more in reference counts than it does.
+@njit(cache=True, nogil=True)
+def start_lanes(
     functions: Array,
-    longest: int,
-    n: int,
     state: Array,
     elapsed: Array,
     stream: Array,
-    action: Array,
     observation: Array,
-    final: Array,
-) -> tuple[float, bool, bool]:
-    """One step of lane n, to call from loops of your own inside @njit: reward, terminated, truncated.
-
-    final[n] is what the step led to, observation[n] where the lane stands now: they differ only where an episode ended
-    and the next one began. action is (lanes,) int64 for Discrete, (lanes, k) float32 for Box, else (lanes, k) int64.
-    """
-    reward, terminated = _advance(functions[0], n, state, action, stream)
-    elapsed[n] += 1
-    truncated = elapsed[n] >= longest
-    observe_lane(functions[2], n, state, final)
-    if terminated or truncated:
-        start_lane(functions, n, state, elapsed, stream, observation)
-    else:
-        for k in range(final.shape[1]):
-            observation[n, k] = final[n, k]
-    return reward, terminated, truncated
+    first: int,
+    last: int,
+) -> None:
+    """Starts an episode on the lanes [first, last); observation holds their first ones there."""
+    for n in range(first, last):
+        _restart(functions[1], n, state, stream)
+        elapsed[n] = 0
+        if functions[2]:
+            _observe(functions[2], n, state, observation)
+        else:
+            for k in range(observation.shape[1]):
+                observation[n, k] = state[n, k]
 
 
 @njit(cache=True, nogil=True)
-def _step(
+def step_lanes(
     functions: Array,
     longest: int,
     state: Array,
@@ -157,25 +132,33 @@ def _step(
     reward: Array,
     terminated: Array,
     truncated: Array,
+    first: int,
+    last: int,
 ) -> bool:
-    """One step of every lane; whether all numbers are finite."""
-    for n in range(len(state)):
-        reward[n], terminated[n], truncated[n] = step_lane(
-            functions, longest, n, state, elapsed, stream, action, observation, final
-        )
+    """One step of the lanes [first, last), from Python or inside @njit; whether all that came out is finite.
+
+    final is what the step led to, observation where the lane stands now: they differ only where an episode ended and the
+    next one began. action is (lanes,) int64 for Discrete, (lanes, k) float32 for Box, else (lanes, k) int64, and is not checked.
+    """
+    for n in range(first, last):
+        reward[n], terminated[n] = _advance(functions[0], n, state, action, stream)
+        elapsed[n] += 1
+        truncated[n] = elapsed[n] >= longest
+        if functions[2]:
+            _observe(functions[2], n, state, final)
+        else:
+            for k in range(final.shape[1]):
+                final[n, k] = state[n, k]
+        for k in range(final.shape[1]):
+            observation[n, k] = final[n, k]
+        if terminated[n] or truncated[n]:
+            start_lanes(functions, state, elapsed, stream, observation, n, n + 1)
     fine = True
-    for n in range(len(state)):
+    for n in range(first, last):
         fine &= np.isfinite(reward[n])
         for k in range(final.shape[1]):
             fine &= np.isfinite(final[n, k])
     return fine
-
-
-@njit(cache=True, nogil=True)
-def _start(functions: Array, state: Array, elapsed: Array, stream: Array, observation: Array) -> None:
-    """Starts an episode on every lane."""
-    for n in range(len(state)):
-        start_lane(functions, n, state, elapsed, stream, observation)
 
 
 def _address(name: str, function: Any, signature: Any, wanted: str) -> tuple[int, Any]:
@@ -215,7 +198,7 @@ class CompiledEnv:
     Lane n draws from default_rng(seed + n), so results depend on the seed alone.
 
     states (lanes, state_size), elapsed (lanes,) int64, streams (lanes, 4) uint64 may be read and set between steps. For loops
-    of your own inside @njit, functions (3,) uint64 holds the addresses that step_lane and start_lane take.
+    of your own inside @njit, functions (3,) uint64 holds the addresses that step_lanes and start_lanes take.
 
     TypeError where a function does not compile or has other parameters.
 
@@ -296,8 +279,8 @@ class CompiledEnv:
         none = np.empty((0, observation_size), np.float32)
         flags, action = np.empty(0, np.bool_), np.empty((0, *shape), self._action_type)
         lanes_of = self.states[:0], self.elapsed[:0], self.streams[:0]
-        _start(self.functions, *lanes_of, none)
-        _step(self.functions, self.longest, *lanes_of, action, none, none, np.empty(0), flags, flags)
+        start_lanes(self.functions, *lanes_of, none, 0, 0)
+        step_lanes(self.functions, self.longest, *lanes_of, action, none, none, np.empty(0), flags, flags, 0, 0)
 
     def reset(self, *, seed: int | None = None) -> tuple[Array, dict[str, Array]]:
         """Starts a new episode on every lane; lane n draws from default_rng(seed + n), as gymnasium.vector's do."""
@@ -305,7 +288,7 @@ class CompiledEnv:
             seed_streams(self.streams, seed)
             self._ready = True
         observation = np.empty((self.lanes, self.observation_size), np.float32)
-        _start(self.functions, self.states, self.elapsed, self.streams, observation)
+        start_lanes(self.functions, self.states, self.elapsed, self.streams, observation, 0, self.lanes)
         return observation, {}
 
     def step(self, action: Array) -> tuple[Array, Array, Array, Array, dict[str, Array]]:
@@ -316,8 +299,8 @@ class CompiledEnv:
         observation, final = np.empty((2, self.lanes, self.observation_size), np.float32)
         reward, (terminated, truncated) = np.empty(self.lanes), np.empty((2, self.lanes), np.bool_)
         lanes_of = self.states, self.elapsed, self.streams
-        flags = terminated, truncated
-        if not _step(self.functions, self.longest, *lanes_of, action, observation, final, reward, *flags):
+        led_to = observation, final, reward, terminated, truncated
+        if not step_lanes(self.functions, self.longest, *lanes_of, action, *led_to, 0, self.lanes):
             n = int(np.argmin(np.isfinite(reward) & np.isfinite(final).all(axis=1)))
             raise FloatingPointError(
                 f"{self.id}, lane {n}: reward {reward[n]}, observation {final[n]} after action {action[n]}; "
