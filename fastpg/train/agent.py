@@ -76,7 +76,8 @@ class Normaliser:
 
     def __call__(self, x: Array) -> Array:
         """Of the shape of x, (..., size)."""
-        return np.clip((x - self.shift) * self.scale, -10, 10)
+        seen: Array = np.clip((x - self.shift) * self.scale, -10, 10)
+        return seen
 
     def update(self, x: Array) -> None:
         """Takes in x (..., size)."""
@@ -233,7 +234,7 @@ class Agent:
         if name not in self.nets:
             return np.zeros(shape, np.float32)
         value = self.nets[name].forward(self.see(observation.reshape(-1, observation.shape[-1])))[:, -1]
-        return value.copy().reshape(shape)  # type: ignore[no-any-return]
+        return value.copy().reshape(shape)
 
     def state(self) -> dict[str, Array]:
         """The parameters and what is known of observations, as views."""

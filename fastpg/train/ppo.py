@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -101,7 +101,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
 
     gamma, lambda_, M = config.gamma, config.lambda_, config.rows * config.lanes
     value_weight = np.float32(config.value_weight if config.shared_trunk else 1)
-    huber = {} if config.huber is None else {"kind": "huber", "delta": config.huber}
+    huber: dict[str, Any] = {} if config.huber is None else {"kind": "huber", "delta": config.huber}
     try:
         while run.steps < config.steps and not run.reached(config.stop_at):
             left = {"constant": 1.0, "linear": 1 - run.steps / config.steps}
@@ -121,7 +121,8 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                 # Estimate. The next value is that of the state before any reset.
                 if epoch == 0 or config.psi == "vtrace":
                     value, next_value = agent.values(rollout.observation), agent.values(rollout.final)
-                    old_value = value.ravel() if epoch == 0 else old_value
+                    if epoch == 0:
+                        old_value = value.ravel()
                     if config.psi == "vtrace":
                         now = head.log_prob(policy.forward(seen), policy.extra, taken)
                         ratio = (now - old).reshape(reward.shape)
@@ -161,11 +162,12 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                     if entropy_weight:
                         more = head.entropy_grad(z, policy.extra, np.full_like(A, -entropy_weight / len(i)))
                         by_z, by_extra = by_z + more[0], by_extra + more[1]
-                    for name, grad in agent.backward(x, by_z, by_extra, by_value * value_weight).items():
-                        norm = clip_norm(grad, config.max_norm)
+                    grads = agent.backward(x, by_z, by_extra, by_value * value_weight)
+                    norms = [clip_norm(grad, config.max_norm) for grad in grads.values()]
+                    for name, grad in grads.items():
                         adam[name].step(grad, rate[name])
-                        sums[4] += 0 if name == "value" else norm
-                    sums[:4] += policy_loss, value_loss, kl, stats["clip_fraction_low"] + stats["clip_fraction_high"]
+                    clipped = stats["clip_fraction_low"] + stats["clip_fraction_high"]
+                    sums += policy_loss, value_loss, kl, clipped, norms[0]  # the gradient of the policy or the trunk
                     batches += 1
                 if stop:
                     break

@@ -89,7 +89,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
     head, policy = agent.head, agent.policy
     adam = {name: Adam(net.parameter) for name, net in agent.nets.items()}
     scale = RewardScale(config.lanes, config.gamma)
-    huber = {} if config.huber is None else {"kind": "huber", "delta": config.huber}
+    huber: dict[str, Any] = {} if config.huber is None else {"kind": "huber", "delta": config.huber}
 
     shape = (config.longest, config.lanes)
     observation = np.empty((*shape, env.observation_size), np.float32)
@@ -159,15 +159,16 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                 adam["value"].step(grad, value_lr)
 
             # Log.
+            of_value = {"value_loss": value_loss, "explained_variance": fastpg.explained_variance(value[keep], target)}
+            of_value = of_value if "value" in agent.nets else {}
             if agent.normaliser is not None:
                 agent.normaliser.update(observation[:T][keep])
             run.log(
                 policy_loss=policy_loss,
-                value_loss=value_loss,
-                explained_variance=fastpg.explained_variance(value[keep], target),
                 entropy=entropy,
                 grad_norm=grad_norm,
                 lr=lr,
+                **of_value,
             )
     finally:
         run.save()
