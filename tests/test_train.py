@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -13,11 +13,16 @@ import fastpg
 from fastpg import nets
 from fastpg.envs import make
 from fastpg.envs.spaces import Discrete
-from fastpg.train import ppo, reinforce
+from fastpg.train import a2c, grpo, ppo, reinforce, trpo
 from fastpg.train.agent import Agent
-from fastpg.train.run import Psi, Run, create_folder, evaluate, load, save
+from fastpg.train.run import Run, create_folder, evaluate, load, save
 
-ALGOS = [ppo, reinforce]
+ALGOS = [ppo, reinforce, a2c, trpo, grpo]
+
+
+def small(algo, **options):
+    """A Config for a few lanes."""
+    return algo.Config(**({"group": 2, "minibatches": 2} if algo is grpo else {}), **options)
 
 
 class Toy:
@@ -29,12 +34,14 @@ class Toy:
         self.lanes, self.rng = lanes, np.random.default_rng(seed)
         self.diary = []  # rows of (observation, action, reward, terminated, truncated, final)
         self.resets = []  # rows before each reset
+        self.seeds = []  # of each reset
 
     def _observe(self):
         return self.rng.standard_normal((self.lanes, 3)).astype(np.float32)
 
     def reset(self, *, seed=None):
         self.resets.append(len(self.diary))
+        self.seeds.append(seed)
         self.now = self._observe()
         return self.now, {}
 
@@ -72,8 +79,7 @@ def spied(algo, monkeypatch, config, seed=0):
     monkeypatch.setattr(Spy, "made", [])
     env = Toy(config.lanes, seed)
     algo.train(config, env)
-    policy, value = Spy.made
-    return env.diary, policy, value
+    return env.diary, *Spy.made
 
 
 def net_at(sizes, parameter):
@@ -142,12 +148,12 @@ def assert_gradient(loss, parameter, grad, seed=0):
 
 
 @pytest.mark.parametrize("psi", fastpg.PSI)
-@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("normalise", ["none", "batch", "minibatch"])
 def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
     rows, lanes = 24, 4
     config = ppo.Config(
         psi=psi,
-        normalise=normalise,
+        normalise_advantage=normalise,
         rows=rows,
         lanes=lanes,
         steps=rows * lanes,
@@ -156,7 +162,7 @@ def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
         entropy_weight=0.1,
         max_norm=1e9,
         clip=0.1,
-        anneal=False,
+        clip_schedule="constant",
         gamma=0.9,
         lambda_=0.7,
         hidden=(8,),
@@ -165,7 +171,7 @@ def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
     assert len(diary) == rows and len(policy.grad) == 3
     start = net_at((3, 8, 3), policy.at[0])
     x, a, psi_, target, _, _ = batch(diary, rows, net_at((3, 8, 1), value.at[0]), config)
-    A = (psi_ - psi_.mean()) / psi_.std() if normalise else psi_
+    A = psi_ if normalise == "none" else (psi_ - psi_.mean()) / psi_.std(ddof=1)
     row = np.arange(len(a))
     old = log_softmax(start(x))[row, a]
 
@@ -191,7 +197,7 @@ def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
 def test_reinforce_descends_log_prob_times_psi_over_whole_episodes(psi, normalise, monkeypatch):
     config = reinforce.Config(
         psi=psi,
-        normalise=normalise,
+        normalise_advantage=normalise,
         rows=12,
         longest=100,
         lanes=4,
@@ -199,7 +205,6 @@ def test_reinforce_descends_log_prob_times_psi_over_whole_episodes(psi, normalis
         value_epochs=2,
         entropy_weight=0.1,
         max_norm=1e9,
-        anneal=False,
         gamma=0.9,
         lambda_=0.7,
         hidden=(8,),
@@ -212,7 +217,7 @@ def test_reinforce_descends_log_prob_times_psi_over_whole_episodes(psi, normalis
     keep = np.array([t <= last[n] for t, n in where])
     assert 0 < keep.sum() < len(keep)
     x, a, psi_, target = x[keep], a[keep], psi_[keep], target[keep]
-    weight = (psi_ - psi_.mean()) / psi_.std() if normalise else psi_
+    weight = (psi_ - psi_.mean()) / psi_.std(ddof=1) if normalise else psi_
 
     def policy_loss(parameter):
         log_pi = log_softmax(net_at((3, 8, 3), parameter)(x))
@@ -248,14 +253,13 @@ def test_reinforce_counts_whole_episodes_and_every_step(monkeypatch):
 def test_reinforce_bootstraps_where_the_longest_episode_is_cut(monkeypatch):
     config = reinforce.Config(
         psi="reward_to_go",
-        normalise=False,
+        normalise_advantage=False,
         rows=2,
         longest=2,
         lanes=6,
         steps=1,
         value_epochs=1,
         max_norm=1e9,
-        anneal=False,
         gamma=0.9,
         hidden=(8,),
     )
@@ -271,16 +275,19 @@ def test_reinforce_bootstraps_where_the_longest_episode_is_cut(monkeypatch):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_annealing_is_linear_to_zero_and_without_it_lr_stays(algo):
-    for anneal in (True, False):
-        config = algo.Config(rows=8, lanes=4, steps=32 * 5, lr=0.5e-3, anneal=anneal)
+    for schedule in ("linear", "constant"):
+        rate = {"value_lr" if algo is trpo else "lr": 0.5e-3}
+        config = small(algo, rows=8, lanes=4, steps=32 * 5, lr_schedule=schedule, **rate)
         run = Run(config, Toy(4))
         algo.train(config, Toy(4), run)
         before = [0, *(row["steps"] for row in run.metrics)][:-1]
-        expected = [0.5e-3 * (1 - s / 160) if anneal else 0.5e-3 for s in before]
+        expected = [0.5e-3 * (1 - s / 160) if schedule == "linear" else 0.5e-3 for s in before]
         assert [row["lr"] for row in run.metrics] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("algo", "steps"), [(ppo, 30_000), (reinforce, 100_000)])
+@pytest.mark.parametrize(
+    ("algo", "steps"), [(ppo, 30_000), (reinforce, 100_000), (a2c, 120_000), (trpo, 40_000), (grpo, 150_000)]
+)
 def test_training_learns_cartpole(algo, steps):
     config = algo.Config(steps=steps)
     fresh = Agent(4, Discrete(2), config.hidden, np.random.default_rng(0))
@@ -311,9 +318,10 @@ def test_training_stops_at_the_target(algo):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_psi_choices_are_the_six(algo):
-    assert get_args(Psi) == fastpg.PSI
-    with pytest.raises(ValueError, match="psi is 'best'; wanted one of total_return"):
+def test_psi_choices_are_the_six_where_there_is_a_critic(algo):
+    choices = {ppo: (*fastpg.PSI, "vtrace"), a2c: (*fastpg.PSI, "vtrace"), grpo: fastpg.PSI[:2]}.get(algo, fastpg.PSI)
+    assert get_args(get_type_hints(algo.Config)["psi"]) == choices
+    with pytest.raises(ValueError, match=f"psi is 'best'; wanted one of {', '.join(choices)}"):
         algo.Config(psi="best")
 
 
@@ -324,8 +332,13 @@ def test_psi_choices_are_the_six(algo):
         ("gamma is 1.5", {"gamma": 1.5}),
         ("lambda_ is -0.1", {"lambda_": -0.1}),
         ("gamma is nan", {"gamma": float("nan")}),
-        ("lr is 0", {"lr": 0}),
-        ("lr is inf", {"lr": float("inf")}),
+        ("max_norm is 0", {"max_norm": 0}),
+        ("max_norm is inf", {"max_norm": float("inf")}),
+        ("max_norm is None", {"max_norm": None}),
+        ("entropy_weight is -1", {"entropy_weight": -1}),
+        ("lr_schedule is 'cosine'; wanted one of constant, linear", {"lr_schedule": "cosine"}),
+        ("activation is 'gelu'; wanted one of tanh, relu", {"activation": "gelu"}),
+        ("distribution is 'cauchy'; wanted one of gaussian", {"distribution": "cauchy"}),
         ("steps is 0", {"steps": 0}),
         ("lanes is -1", {"lanes": -1}),
         ("seed is -1", {"seed": -1}),
@@ -339,7 +352,7 @@ def test_config_refuses_what_cannot_be(algo, words, change):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_lanes_of_environment_and_config_must_agree(algo):
-    with pytest.raises(ValueError, match="env has 3 lanes, but config.lanes is 8"):
+    with pytest.raises(ValueError, match=f"env has 3 lanes, but config.lanes is {algo.Config().lanes}"):
         algo.train(algo.Config(), Toy(3))
 
 
@@ -355,12 +368,12 @@ class Poison(Toy):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_a_loss_that_is_not_finite_stops_training_and_saves_finite_parameters(algo, tmp_path):
-    config = algo.Config(rows=16, lanes=4, steps=10_000)
+    config = small(algo, rows=16, lanes=4, steps=10_000)
     env = Poison(4)
     with pytest.raises(FloatingPointError, match=r"the loss is .* at step \d+"), np.errstate(invalid="ignore"):
         algo.train(config, env, Run(config, env, tmp_path))
     agent, about = load(tmp_path)
-    assert np.isfinite(agent.policy.parameter).all() and np.isfinite(agent.value.parameter).all()
+    assert all(np.isfinite(array).all() for array in agent.state().values())
     assert about["steps"] >= 160
 
 
@@ -375,7 +388,7 @@ class Interrupted(Toy):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_an_interrupt_leaves_a_checkpoint(algo, tmp_path):
-    config = algo.Config(rows=16, lanes=4, steps=10_000)
+    config = small(algo, rows=16, lanes=4, steps=10_000)
     env = Interrupted(4)
     with pytest.raises(KeyboardInterrupt):
         algo.train(config, env, Run(config, env, tmp_path))
