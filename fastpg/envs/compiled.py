@@ -7,7 +7,7 @@ environment. Functions passed as arguments or closed over would be part of the l
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
+from fastpg.envs import lane_seeds
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from fastpg.envs.streams import seed_streams
 
@@ -282,10 +283,10 @@ class CompiledEnv:
         start_lanes(self.functions, *lanes_of, none, 0, 0)
         step_lanes(self.functions, self.longest, *lanes_of, action, none, none, np.empty(0), flags, flags, 0, 0)
 
-    def reset(self, *, seed: int | None = None) -> tuple[Array, dict[str, Array]]:
+    def reset(self, *, seed: int | Sequence[int] | None = None) -> tuple[Array, dict[str, Array]]:
         """Starts a new episode on every lane; lane n draws from default_rng(seed + n), as gymnasium.vector's do."""
         if seed is not None or not self._ready:
-            seed_streams(self.streams, seed)
+            seed_streams(self.streams, lane_seeds(seed, self.lanes))
             self._ready = True
         observation = np.empty((self.lanes, self.observation_size), np.float32)
         start_lanes(self.functions, self.states, self.elapsed, self.streams, observation, 0, self.lanes)

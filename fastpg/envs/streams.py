@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def uniform(stream: Array) -> float:
     O'Neill 2014, PCG XSL-RR 128/64
 
     >>> streams = np.empty((1, 4), np.uint64)
-    >>> seed_streams(streams, 7)
+    >>> seed_streams(streams, [7])
     >>> uniform(streams[0]) == np.random.default_rng(7).random()
     True
     """
@@ -47,9 +48,9 @@ def uniform(stream: Array) -> float:
     return float(x >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-def seed_streams(streams: Array, seed: int | None) -> None:
-    """Stream n (of streams (lanes, 4) uint64) becomes that of default_rng(seed + n); of fresh entropy where seed is None."""
-    for n in range(len(streams)):
-        bits: Any = np.random.PCG64(None if seed is None else seed + n).state["state"]
+def seed_streams(streams: Array, seeds: Sequence[int | None]) -> None:
+    """Stream n (of streams (lanes, 4) uint64) becomes that of default_rng(seeds[n]), of fresh entropy for None."""
+    for n, seed in enumerate(seeds):
+        bits: Any = np.random.PCG64(seed).state["state"]
         for k, word in enumerate((bits["state"], bits["inc"])):
             streams[n, 2 * k : 2 * k + 2] = word >> 64, word & (2**64 - 1)
