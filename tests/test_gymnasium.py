@@ -522,6 +522,12 @@ def test_what_an_environment_needs_and_is_not_installed_is_named_with_its_remedy
         make("LunarLander-v3")
 
 
+def test_a_missing_envpool_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    with pytest.raises(ImportError, match=r'envpool is not installed: pip install "fastpg\[envpool\]"'):
+        adapters.make_env("envpool:CartPole-v1")
+
+
 def test_lunar_lander_flies_with_continuous_engines():
     pytest.importorskip("Box2D")
     env = adapters.make_env("LunarLander-v3", 2, continuous=True)

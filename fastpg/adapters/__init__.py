@@ -23,12 +23,16 @@ def require(name: str, extra: str = "train") -> ModuleType:
 
 
 def make_env(id: str, lanes: int = 1, **kwargs: Any) -> envs.VectorEnv:
-    """A vector environment: fastpg/... is built in, every other id is Gymnasium's.
+    """A vector environment: fastpg/... is built in, envpool:... is EnvPool's, every other id is Gymnasium's.
 
     kwargs go to the environment: make_env("LunarLander-v3", 8, continuous=True).
     """
     if id.startswith("fastpg/"):
         return envs.make(id, lanes, **kwargs)
+    if id.startswith("envpool:"):
+        from fastpg.adapters import envpool
+
+        return envpool.EnvPool(id.removeprefix("envpool:"), lanes, **kwargs)
     from fastpg.adapters import gymnasium
 
     return gymnasium.make(id, lanes, **kwargs)

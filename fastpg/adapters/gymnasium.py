@@ -340,6 +340,10 @@ class GymnasiumVectorEnv(Adapter):
 
     def __init__(self, env: Vector) -> None:
         vector = require("gymnasium.vector")
+        if any(base.__module__.startswith("envpool.") for base in type(env.unwrapped).__mro__):
+            raise ValueError(
+                'env is a ready EnvPool, whose seed is fixed; pass "envpool:NAME" to fastpg.adapters.make_env'
+            )
         modes = vector.AutoresetMode
         mode = env.metadata.get("autoreset_mode")
         if mode not in tuple(modes):
