@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fastpg import adapters
-from fastpg.adapters.gymnasium import actions, make, observations
+from fastpg.adapters.gymnasium import actions, make, observations, record
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 gym = pytest.importorskip("gymnasium")
@@ -534,3 +534,33 @@ def test_lunar_lander_flies_with_continuous_engines():
     assert env.action_space == Box((-1.0, -1.0), (1.0, 1.0))
     env.reset(seed=0)
     env.step(np.zeros((2, 2), np.float32))
+
+
+def test_episodes_are_filmed(tmp_path):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    seen = []
+
+    def act(observation):
+        seen.append(observation.copy())
+        return np.array([1])
+
+    files = record("fastpg/CartPole-v1", act, tmp_path / "film", episodes=2, seed=3)
+    assert [f.name for f in files] == ["CartPole-v1-episode-0.mp4", "CartPole-v1-episode-1.mp4"]
+    assert sorted(files) == sorted((tmp_path / "film").iterdir()) and all(f.stat().st_size > 1000 for f in files)
+    assert np.array_equal(seen[0][0], gym.make("CartPole-v1").reset(seed=3)[0])
+    assert all(o.shape == (1, 4) for o in seen) and 12 <= len(seen) <= 24  # pushed one way, the pole falls in about 9
+
+
+def test_film_needs_moviepy_and_an_environment_that_renders(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="episodes is 0"):
+        record("CartPole-v1", lambda o: o, tmp_path, episodes=0)
+    monkeypatch.setitem(sys.modules, "moviepy", type(sys)("moviepy"))
+    for entry_point in (lambda render_mode=None: Counter(), lambda: Counter()):
+        gym.register("Counter-v0", entry_point)
+        with pytest.raises(ValueError, match="'Counter-v0', which does not render"):
+            record("Counter-v0", lambda o: o, tmp_path)
+        gym.registry.pop("Counter-v0")
+    monkeypatch.setitem(sys.modules, "moviepy", None)
+    with pytest.raises(ImportError, match=r'moviepy is not installed: pip install "fastpg\[video\]"'):
+        record("CartPole-v1", lambda o: o, tmp_path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     Env = gymnasium.Env[Any, Any]
     Vector = gymnasium.vector.VectorEnv[Any, Any, Any]
 
-__all__ = ["Adapter", "GymnasiumEnv", "GymnasiumVectorEnv", "actions", "make", "observations"]
+__all__ = ["Adapter", "GymnasiumEnv", "GymnasiumVectorEnv", "actions", "make", "observations", "record"]
 
 Array = NDArray[Any]
 Step = tuple[Array, Array, Array, Array, dict[str, Array]]
@@ -398,3 +399,46 @@ class GymnasiumVectorEnv(Adapter):
     def close(self) -> None:
         """Closes the vector environment."""
         self._env.close()
+
+
+def record(
+    env_id: str,
+    act: Callable[[Array], Array],
+    folder: str | Path,
+    episodes: int = 1,
+    seed: int = 0,
+    **kwargs: Any,
+) -> list[Path]:
+    """Films `episodes` episodes of Gymnasium's env_id into folder, and names the files.
+
+    act takes observations (1, observation_size) to actions (1, ...), as VectorEnv gives and takes them. The prefixes
+    fastpg/ and envpool: fall off: Gymnasium's environment of that name is what renders.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes is {episodes}; wanted 1 or more")
+    require("moviepy", "video")
+    wrappers, name = require("gymnasium.wrappers"), env_id.removeprefix("fastpg/").removeprefix("envpool:")
+    silent = ValueError(f"env_id is {env_id!r}, which does not render: it has no render_mode 'rgb_array'")
+    try:
+        inner = _make(name, render_mode="rgb_array", **kwargs)
+    except TypeError as error:
+        raise silent if "'render_mode'" in str(error) else error from None
+    try:
+        if "rgb_array" not in inner.metadata.get("render_modes", ()):
+            raise silent
+        prefix = name.replace("/", "-").replace(":", "-")
+        film = wrappers.RecordVideo(inner, str(folder), episode_trigger=lambda k: k < episodes, name_prefix=prefix)
+        env = GymnasiumEnv([film])
+    except BaseException:
+        inner.close()
+        raise
+    try:
+        observation, _ = env.reset(seed=seed)
+        for _ in range(episodes):
+            ended = False
+            while not ended:
+                observation, _, terminated, truncated, _ = env.step(act(observation))
+                ended = bool(terminated[0] or truncated[0])
+    finally:
+        env.close()
+    return [Path(folder) / f"{prefix}-episode-{k}.mp4" for k in range(episodes)]
