@@ -273,13 +273,13 @@ def test_an_async_vector_environment_is_played_by_the_book_in_every_mode(mode, k
 def test_vector_wrappers_stay_around(mode):
     env = vector.SyncVectorEnv([lambda: Walk("box", False)] * LANES, autoreset_mode=mode, copy=False)
     statistics = gym.wrappers.vector.RecordEpisodeStatistics(env, buffer_length=1000)
-    if mode is vector.AutoresetMode.SAME_STEP:  # Gymnasium's other wrappers refuse it
+    if mode is vector.AutoresetMode.SAME_STEP:  # Gymnasium's other wrappers refuse it; 1.1 miscounts in this one
         assert_played_by_the_book(make(statistics), "box")
-    else:
-        halved = gym.wrappers.vector.VectorizeTransformObservation(
-            statistics, gym.wrappers.TransformObservation, func=lambda x: x / 2, observation_space=None
-        )
-        assert_played_by_the_book(make(halved), "box", change=lambda x: x / 2)
+        return
+    halved = gym.wrappers.vector.VectorizeTransformObservation(
+        statistics, gym.wrappers.TransformObservation, func=lambda x: x / 2, observation_space=None
+    )
+    assert_played_by_the_book(make(halved), "box", change=lambda x: x / 2)
     taken = np.random.default_rng(0).integers(0, [3, 4], (STEPS, LANES, 2))
     ends = [
         [t for t, row in enumerate(by_hand("box", 11 + n, taken[:, n])[1]) if row[2] or row[3]] for n in range(LANES)
@@ -301,7 +301,8 @@ class Batch(vector.VectorEnv):
     def reset(self, *, seed=None, options=None):
         mask = (options or {}).get("reset_mask", np.ones(2, bool))
         self.t[mask if self.heeds else ...], self.over[...] = 0, 0
-        return self.t[:, None].astype(float), {}
+        disabled = self.metadata["autoreset_mode"] is vector.AutoresetMode.DISABLED
+        return np.where(mask | (not disabled), self.t, 77)[:, None].astype(float), {}  # other lanes are not asked about
 
     def step(self, action):
         self.t = np.where(self.over, 0, self.t + 1)
@@ -484,14 +485,21 @@ def test_an_observation_out_of_its_discrete_space_is_an_error():
 def test_a_bad_reset_in_mid_rollout_is_named():
     class Dies(Counter):
         def reset(self, **kwargs):
-            if hasattr(self, "t"):
+            if not hasattr(self, "t"):
+                return super().reset(**kwargs)
+            if self.last == 1:
                 raise OSError("no more episodes")
-            return super().reset(**kwargs)
+            return np.array([np.nan]), {}
 
-    env = make(Dies, 1, last=1)
-    env.reset()
-    with pytest.raises(RuntimeError, match="lane 0, step 1: OSError: no more episodes"):
-        env.step(np.array([0]))
+    for last, error, words in (
+        (1, RuntimeError, "lane 0, step 1: OSError: no more episodes"),
+        (2, FloatingPointError, r"lane 0, step 2: observation after the reset\[0\] is nan"),
+    ):
+        env = make(Dies, 1, last=last)
+        env.reset()
+        with pytest.raises(error, match=words):
+            for _ in range(last):
+                env.step(np.array([0]))
 
 
 @pytest.mark.parametrize(
