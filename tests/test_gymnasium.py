@@ -441,6 +441,7 @@ def test_a_reward_that_is_not_a_number_is_shown(reward):
         env.step(np.array([0, 0]))
 
 
+@pytest.mark.filterwarnings("ignore:.*ERROR")  # how AsyncVectorEnv logs
 @pytest.mark.parametrize("make_vector", [vector.SyncVectorEnv, vector.AsyncVectorEnv])
 def test_a_vector_environment_that_raises_is_told_and_still_closes(make_vector):
     env = make(make_vector([Faulty, lambda: Faulty(crash)]))
