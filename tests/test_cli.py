@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
         (["train"], "ENV"),
         (["train", "Nope-v1"], "env is 'Nope-v1'"),
         (["train", "fastpg/Nope-v1"], "id is 'fastpg/Nope-v1'; built in: fastpg/CartPole-v1"),
-        (["train", "Pendulum-v1"], "wanted Discrete"),
+        (["train", "envpool:Nope-v1"], "envpool"),
         (["train", "CartPole-v1", "--algo", "sarsa"], "--algo is 'sarsa'; wanted one of ppo, reinforce"),
         (["train", "CartPole-v1", "--algo"], "--algo is ''"),
         (["train", "CartPole-v1", "--psi", "best"], "invalid choice 'best'"),

@@ -1,4 +1,4 @@
-"""The built-in CartPole against Gymnasium's, number for number; the adapter against environments that tell."""
+"""The built-in CartPole against Gymnasium's, number for number; what make_env chooses."""
 
 from __future__ import annotations
 
@@ -137,84 +137,6 @@ def test_make_env_gives_the_same_interface_for_both_kinds(id):
     assert observation.shape == info["final_obs"].shape == (3, 4) and info["final_obs"].dtype == np.float32
     assert reward.shape == (3,) and terminated.dtype == truncated.dtype == np.bool_
     env.close()
-
-
-class Counter(gym.Env):
-    """Observes how many steps this episode has; ends after `last`, of old age or at the end of the world."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
-    action_space = gym.spaces.Discrete(2, start=5)
-
-    def __init__(self, last=3, terminal=True, nan_at=None):
-        self.last, self.terminal, self.nan_at, self.actions = last, terminal, nan_at, []
-
-    def reset(self, *, seed=None, options=None):
-        self.t = 0
-        return np.zeros(1), {}
-
-    def step(self, action):
-        self.actions.append(action)
-        self.t += 1
-        end = self.t == self.last
-        seen = np.array([np.nan if self.t == self.nan_at else self.t])
-        return seen, 10.0 + self.t, end and self.terminal, end and not self.terminal, {}
-
-
-def test_adapter_keeps_the_observation_that_a_reset_would_hide():
-    from fastpg.adapters.gymnasium import make
-
-    lengths = iter([2, 3])
-    env = make(lambda: Counter(next(lengths), terminal=False), lanes=2)
-    env.reset(seed=0)
-    seen = [env.step(np.array([0, 1])) for _ in range(6)]
-    assert [s[4]["final_obs"][:, 0].tolist() for s in seen] == [[1, 1], [2, 2], [1, 3], [2, 1], [1, 2], [2, 3]]
-    assert [s[0][:, 0].tolist() for s in seen] == [[1, 1], [0, 2], [1, 0], [0, 1], [1, 2], [0, 0]]
-    assert [s[3].tolist() for s in seen] == [[t in (1, 3, 5), t in (2, 5)] for t in range(6)]
-    assert not any(s[2].any() for s in seen)
-    assert seen[1][1].tolist() == [12.0, 12.0]
-
-
-def test_adapter_shifts_actions_to_where_the_space_starts():
-    from fastpg.adapters.gymnasium import make
-
-    inner = Counter()
-    env = make(inner)
-    env.reset()
-    env.step(np.array([0]))
-    env.step(np.array([1]))
-    assert inner.actions == [5, 6]
-
-
-def test_adapter_names_environment_lane_and_step_of_a_nan():
-    from fastpg.adapters.gymnasium import make
-
-    made = iter([Counter(9), Counter(9, nan_at=2)])
-    env = make(lambda: next(made), lanes=2)
-    env.reset()
-    env.step(np.array([0, 0]))
-    with pytest.raises(FloatingPointError, match="Counter.*lane 1, step 2.*NaN"):
-        env.step(np.array([0, 0]))
-
-
-@pytest.mark.parametrize(
-    ("error", "words", "call"),
-    [
-        (ValueError, "Pendulum-v1 has action space Box.*wanted Discrete", lambda m: m("Pendulum-v1")),
-        (ValueError, "observation space Discrete.*wanted a Box of rank 1", lambda m: m("FrozenLake-v1")),
-        (ValueError, "env is 'Nope-v1'", lambda m: m("Nope-v1")),
-        (ValueError, "env is 'no_such_module:Env-v0'", lambda m: m("no_such_module:Env-v0")),
-        (ValueError, "env is ''", lambda m: m("")),
-        (ValueError, "lanes is 0", lambda m: m("CartPole-v1", 0)),
-        (ValueError, "lanes is 2.*one ready environment", lambda m: m(Counter(), 2)),
-        (TypeError, "vector environment", lambda m: m(gym.make_vec("CartPole-v1", 2))),
-        (ValueError, "action has 1 entries", lambda m: m("CartPole-v1", 2).step(np.array([0]))),
-    ],
-)
-def test_adapter_refuses_what_it_cannot_run(error, words, call):
-    from fastpg.adapters.gymnasium import make
-
-    with pytest.raises(error, match=words):
-        call(make)
 
 
 def test_unknown_built_in_id_is_refused():
