@@ -57,6 +57,10 @@ class Train:
     json: bool = _option("end with one JSON line, alone on stdout", False)
     config: Any
 
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise ValueError(f"save_every is {self.save_every}; wanted 1 step or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
@@ -144,16 +148,15 @@ def train(args: Train) -> None:
             returns = evaluate(agent, adapters.make_env(args.env, 20), 100, seed=config.seed + 1_000_000)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(run.kept()) from None
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error} ({run.kept()})") from None
-        except USERS:
+        except (OSError, ImportError):
             raise
         except Exception as error:
-            traceback.print_exc()
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            raise RuntimeError(
-                f"{type(error).__name__} in {where.filename}, line {where.lineno}: {error}; mend that ({run.kept()})"
-            ) from error
+            message = str(error)
+            if not isinstance(error, USERS):  # the environment's own, or a mistake of ours
+                traceback.print_exc()
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                message = f"{type(error).__name__} in {where.filename}, line {where.lineno}: {error}; mend that"
+            raise RuntimeError(f"{message} ({run.kept()})") from error
     title = f"{env.id}, {args.algo}, psi {config.psi}, seed {config.seed}"
     solved = run.solved_at_step is not None
     result = {

@@ -349,9 +349,15 @@ def test_a_file_size_limit_is_an_error_that_loses_nothing(most, uninterrupted, t
     assert done.returncode == 2 and "File too large; make room there" in done.stderr, done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("fastpg: cannot write to")
     assert not list(folder.glob(".*"))
+    if most < 10_000:  # no checkpoint fits
+        assert not (folder / "checkpoint.npz").exists() and "(no checkpoint yet)" in done.stderr
+    else:  # metrics.jsonl outgrows it; what was learned until then is kept
+        assert folder_state(folder)[1] == steps_so_far(folder) > 0
     done = train("--resume", folder, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert_same(folder, whole)
+    if most < 10_000:
+        assert_same(folder, whole)
+    assert state(folder)[2] == state(whole)[2]
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write everywhere")
@@ -469,10 +475,11 @@ def test_nan_from_the_environment_stops_training_with_the_last_finished_update_k
     changes = {"longest": 40} if algo == "reinforce" else {}
     config = page.Config(**{"steps": 400, "rows": 20, "lanes": 1, "hidden": (4,), **changes})
     env = Counter(at(150, change))
-    with pytest.raises(FloatingPointError) as told, np.errstate(all="ignore"):
+    words = (
+        "holds NaN" if change is nan_observation else "Counter-v0, lane 0: the reward is nan .* mend the environment"
+    )
+    with pytest.raises((FloatingPointError, ValueError), match=words), np.errstate(all="ignore"):
         page.train(config, env, Run(config, env, tmp_path))
-    if change is nan_reward:
-        assert "Counter-v0, lane 0: the reward is nan" in str(told.value) and "mend the environment" in str(told.value)
     parameter, steps = folder_state(tmp_path)
     assert 60 < steps < 150 and np.isfinite(np.frombuffer(parameter, np.float32)).all()
 

@@ -63,7 +63,9 @@ def create_folder(root: Path, env: str, algo: str, seed: int) -> Path:
         except FileExistsError:
             if not folder.is_dir():
                 break
-    raise FileExistsError(f"cannot create a new folder {root / name}")
+        except OSError as error:
+            raise OSError(f"cannot create {folder}: {error.strerror}; choose another place with --runs") from error
+    raise FileExistsError(f"cannot create a new folder {root / name}; choose another place with --runs")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
