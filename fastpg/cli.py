@@ -154,8 +154,11 @@ def train(args: Train) -> None:
             message = str(error)
             if not isinstance(error, USERS):  # the environment's own, or a mistake of ours
                 traceback.print_exc()
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                message = f"{type(error).__name__} in {where.filename}, line {where.lineno}: {error}; mend that"
+                cause: BaseException = error
+                while cause.__cause__ is not None:
+                    cause = cause.__cause__
+                where = traceback.extract_tb(cause.__traceback__)[-1]
+                message += f" ({type(cause).__name__} in {where.filename}, line {where.lineno}): mend that"
             raise RuntimeError(f"{message} ({run.kept()})") from error
     title = f"{env.id}, {args.algo}, psi {config.psi}, seed {config.seed}"
     solved = run.solved_at_step is not None

@@ -330,7 +330,7 @@ def test_every_table_of_settings_fits_its_algorithm():
             used, options = settings.tuned(env, algo)
             assert used == f"{env}.{algo}" and algo in cli.ALGOS
             import_module(f"fastpg.train.{algo}").Config(**options)
-    assert settings.tuned("envpool/CartPole-v1", "ppo") == settings.tuned("CartPole-v1", "ppo")
+    assert settings.tuned("envpool:CartPole-v1", "ppo") == settings.tuned("CartPole-v1", "ppo")
     assert settings.tuned("other/CartPole-v1", "ppo") == settings.tuned("Nope-v0", "ppo") == (None, {})
 
 

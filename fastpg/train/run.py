@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import time
 import warnings
 from collections import deque
@@ -54,7 +55,7 @@ def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) 
 
 def create_folder(root: Path, env: str, algo: str, seed: int) -> Path:
     """A new folder root/<env>-<algo>-<seed>-<time>."""
-    name = f"{env.replace('/', '-')}-{algo}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{re.sub('[/:]', '-', env)}-{algo}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     for k in range(1, 1000):
         folder = root / (name if k == 1 else f"{name}-{k}")
         try:

@@ -11,7 +11,7 @@ from typing import Any
 __all__ = ["config_of", "tuned"]
 
 TUNED = Path(__file__).with_suffix(".toml")
-TWINS = ("fastpg/", "envpool/")  # the same environments in other clothes
+TWINS = ("fastpg/", "envpool:")  # the same environments in other clothes
 
 
 def tuned(env: str, algo: str, source: str = "tuned") -> tuple[str | None, dict[str, Any]]:
