@@ -38,10 +38,12 @@ def over_time(
     mask_mode: str = "skip",
 ) -> Any:
     """Answers a scan over time; the parameters stand in the kernel's order."""
-    if offsets is None and env_id is None and mask is None:
-        if mask_mode not in MASK_MODES:
-            as_mask_mode(mask_mode)
-        done = _core.run_time(kernel, args, axis, out, optional, False) if type(axis) is int else None
+    if mask_mode not in MASK_MODES:
+        as_mask_mode(mask_mode)
+    if env_id is None and type(axis) is int:
+        plain = offsets is None and mask is None
+        layout = None if plain else (offsets, None, 0, mask, MASK_MODES.index(mask_mode))
+        done = _core.run_time(kernel, args, axis, out, optional, False, layout)
         if done is not None:
             return done
     return at_home(args[0])(_over_time(kernel, args, axis, out, optional, (offsets, env_id, mask, mask_mode)))

@@ -187,13 +187,42 @@ cdef bint overlap(cnp.ndarray a, cnp.ndarray b):
     return low[0] < high[1] and low[1] < high[0]
 
 
+cdef bint plain_layout(tuple layout, cnp.ndarray first, object out):
+    """Whether offsets and mask, as they came, say where the steps of `first` stand, and nothing is to be looked up or made plain."""
+    cdef Py_ssize_t b, size = cnp.PyArray_DIM(first, 0)
+    cdef const int64_t *offsets
+    cdef cnp.ndarray array
+    if layout[1] is not None:
+        return False
+    if layout[3] is not None:
+        if not plain(layout[3], cnp.NPY_BOOL, cnp.PyArray_NDIM(first)) or not same_shape(<cnp.ndarray>layout[3], first):
+            return False
+        if out is not None and cnp.PyArray_Check(out) and overlap(<cnp.ndarray>layout[3], <cnp.ndarray>out):
+            return False
+    if layout[0] is not None:
+        if cnp.PyArray_NDIM(first) != 1 or not plain(layout[0], cnp.NPY_INT64, 1):
+            return False
+        array = <cnp.ndarray>layout[0]
+        if not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_DIM(array, 0) == 0:
+            return False
+        if out is not None and cnp.PyArray_Check(out) and overlap(array, <cnp.ndarray>out):
+            return False
+        offsets = <const int64_t *>cnp.PyArray_BYTES(array)
+        if offsets[0] != 0 or offsets[cnp.PyArray_DIM(array, 0) - 1] != size:
+            return False
+        for b in range(cnp.PyArray_DIM(array, 0) - 1):
+            if offsets[b + 1] < offsets[b]:
+                return False
+    return True
+
+
 def run_time(str kernel, tuple args, int axis, object out, bint optional, bint checked, tuple layout=None):
     """Runs a TIME kernel on its parameters in order, the outputs left out.
 
     None where an argument is not plain, an int where that step (t * lanes + n) is cut and its next value missing. Parameters after the
     first may be None where `optional`. A SCALAR is a float in [0, 1], or, once `checked`, an array shaped like the first parameter; a
-    NUMBER is a float from 0, a COUNT an int from 1. `layout`, only once `checked`: offsets, env_id (both contiguous int64), envs, mask
-    (bool, shaped like the first parameter) and the mode of the mask by number; each but the last may be None.
+    NUMBER is a float from 0, a COUNT an int from 1. `layout`: offsets, env_id (both contiguous int64), envs, mask (bool, shaped like the
+    first parameter) and the mode of the mask by number; each but the last may be None, and env_id is, unless `checked`.
     """
     cdef int k = INDEX[kernel], i, ndim, type_number, given = 0, filled = 0
     cdef Roles role = ROLES[k]
@@ -223,6 +252,8 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
     lanes = ends = 1 if ndim == 1 else cnp.PyArray_DIM(first, n_axis)
     short_ndim = ndim - 1
     if layout is not None:
+        if not checked and not plain_layout(layout, first, out):
+            return None
         chosen = &how
         how.offsets = how.env_id = NULL
         how.memory = how.mask.data = NULL
@@ -265,6 +296,8 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
             arg = args[given]
             given += 1
             if kind == FASTPG_COUNT:
+                if layout is not None and not checked:
+                    return None
                 if not PyLong_CheckExact(arg) or not 1 <= arg <= 0x7fffffffffffffff:
                     return None
                 counts[i] = arg
@@ -303,6 +336,8 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
             array = <cnp.ndarray>arg
             if not same_shape(array, first):
                 return None
+            if i == role.next_value and not checked and short_ndim == ndim and ends == steps:
+                return None  # one a step or one a sequence: `_check` decides
         operands[i].data = cnp.PyArray_BYTES(array)
         operands[i].stride0 = cnp.PyArray_STRIDE(array, t_axis)
         operands[i].stride1 = cnp.PyArray_STRIDE(array, n_axis) if ndim == 2 else 0

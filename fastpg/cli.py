@@ -26,7 +26,7 @@ from fastpg.train.run import SAVE_EVERY
 
 __all__ = ["main"]
 
-Algo = Literal["ppo", "reinforce"]
+Algo = Literal["ppo", "a2c", "trpo", "reinforce", "grpo"]
 ALGOS: tuple[str, ...] = get_args(Algo)
 # What a user can mend, told in one line.
 USERS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)

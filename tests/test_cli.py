@@ -19,8 +19,7 @@ import pytest
 
 import fastpg
 from fastpg import cli
-from fastpg.envs import make
-from fastpg.envs.spaces import Box
+from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from fastpg.train import export, ppo, settings
 from fastpg.train.agent import Agent
 from fastpg.train.curves import curves
@@ -144,7 +143,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
         (["train", "Nope-v1"], "env is 'Nope-v1'"),
         (["train", "fastpg/Nope-v1"], "id is 'fastpg/Nope-v1'; built in: fastpg/CartPole-v1"),
         (["train", "Pendulum-v1"], "wanted Discrete"),
-        (["train", "CartPole-v1", "--algo", "sarsa"], "--algo is 'sarsa'; wanted one of ppo, reinforce"),
+        (["train", "CartPole-v1", "--algo", "sarsa"], "--algo is 'sarsa'; wanted one of ppo, a2c, trpo, reinforce, grpo"),
         (["train", "CartPole-v1", "--algo"], "--algo is ''"),
         (["train", "CartPole-v1", "--psi", "best"], "invalid choice 'best'"),
         (["train", "CartPole-v1", "--gamma", "2"], "gamma is 2.0; wanted a number in [0, 1]"),
@@ -200,7 +199,11 @@ def test_train_help_lists_each_field_of_the_config_with_its_sentence(algo, tmp_p
     text = " ".join(done.stdout.replace("│", " ").split())
     for field in fields(import_module(f"fastpg.train.{algo}").Config):
         assert f"--{field.name.replace('_', '-')}" in text.replace("lambda_", "lambda-")
-    for sentence in ("of initial weights, environment and actions", "gae,td_residual", "environments side by side"):
+    for sentence in (
+        "of initial weights, environment and actions",
+        "total_return,reward_to_go",
+        "environments side by side",
+    ):
         assert sentence in text
 
 
@@ -387,25 +390,39 @@ def loader():
     """The loader that docs/training.md shows."""
     page = (Path(fastpg.__file__).parents[1] / "docs" / "training.md").read_text()
     (block,) = re.findall(r"```python\n(import numpy as np\n.*?)```", page, re.S)
-    assert sum(bool(line) for line in block.splitlines()) <= 11
+    loader = block.partition("def load")[2].partition("return act")[0]
+    assert len(loader.strip().splitlines()) <= 10
     scope = {}
     exec(compile(block, "docs/training.md", "exec"), scope)
     return scope["load"]
 
 
+BOX = Box((-1.0, -0.1), (0.2, 1.0))
 AGENTS = {
-    "discrete": lambda: Agent(4, make("fastpg/CartPole-v1").action_space, (8, 8), np.random.default_rng(0)),
-    "box": lambda: Agent(3, Box((-1.0, -0.1), (0.2, 1.0)), (8,), np.random.default_rng(1)),
-    "no hidden layer": lambda: Agent(3, Box((-1.0,), (float("inf"),)), (), np.random.default_rng(2)),
+    "discrete": (Discrete(3), {}),
+    "several choices": (MultiDiscrete((2, 4, 3)), {}),
+    "bits": (MultiBinary(3), {}),
+    "box": (BOX, {}),
+    "half a box": (Box((-1.0,), (float("inf"),)), {"hidden": ()}),
+    "standard deviation of the state": (BOX, {"state_std": True}),
+    "squashed": (BOX, {"distribution": "squashed_gaussian", "state_std": True}),
+    "beta": (BOX, {"distribution": "beta", "activation": "relu"}),
+    "shared trunk": (Discrete(4), {"shared_trunk": True}),
+    "normalised": (BOX, {"normalise_observation": True, "shared_trunk": True}),
 }
 
 
 @pytest.fixture(params=AGENTS)
 def agent(request):
     """An agent, and observations with the actions it takes in them."""
-    agent = AGENTS[request.param]()
-    agent.policy.parameter[:] = np.random.default_rng(3).standard_normal(len(agent.policy.parameter))
-    observation = np.random.default_rng(4).standard_normal((50, agent.observation_size)).astype(np.float32)
+    space, options = AGENTS[request.param]
+    agent = Agent(3, space, **{"hidden": (8, 8), **options}, rng=np.random.default_rng(0))
+    for net in agent.nets.values():
+        net.parameter[:] = np.random.default_rng(3).standard_normal(len(net.parameter))
+    observation = 5 * np.random.default_rng(4).standard_normal((50, 3)).astype(np.float32)
+    if agent.normaliser is not None:
+        agent.normaliser.update(observation[:20] / 9 + 1)  # so that some of the 50 are beyond 10
+        assert (abs(agent.see(observation)) == 10).any()
     return agent, observation, agent.head.to_env(agent.best(observation))
 
 
@@ -426,7 +443,8 @@ def test_the_onnx_graph_takes_the_actions_of_the_agent(agent, tmp_path):
     onnx.export(export.policy_arrays(agent), tmp_path / "policy.onnx")
     session = runtime.InferenceSession(tmp_path / "policy.onnx", providers=["CPUExecutionProvider"])
     output, got = session.run(["output", "action"], {"observation": observation})
-    np.testing.assert_allclose(output, agent.policy.forward(observation), rtol=1e-4, atol=1e-5)
+    z = agent.policy.forward(agent.see(observation))[:, : output.shape[1]]
+    np.testing.assert_allclose(output, z, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got, action, rtol=1e-4, atol=1e-5)
     assert session.run(["action"], {"observation": observation[:1]})[0].shape == action[:1].shape
 

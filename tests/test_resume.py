@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -379,15 +380,15 @@ def test_a_read_only_run_folder_is_left_as_it_is(uninterrupted, tmp_path):
 
 
 class Counter:
-    """One lane, observations that count steps; may go wrong at the step asked for."""
+    """Two lanes, observations that count steps, episodes of five; may go wrong at the step asked for."""
 
-    id, lanes, observation_size, action_space, reward_threshold = "Counter-v0", 1, 2, Discrete(2), None
+    id, lanes, observation_size, action_space, reward_threshold = "Counter-v0", 2, 2, Discrete(2), None
 
     def __init__(self, wrong=lambda t, observation: None):
         self.t, self.wrong, self.resets = 0, wrong, []
 
     def observe(self):
-        return np.full((1, 2), self.t % 7, np.float32)
+        return np.full((2, 2), self.t % 7, np.float32)
 
     def reset(self, *, seed=None):
         self.resets.append((self.t, seed))
@@ -396,21 +397,30 @@ class Counter:
     def step(self, action):
         self.t += 1
         observation = self.observe()
-        reward = np.ones(1)
+        reward = action + 1.0
         self.wrong(self.t, (observation, reward))
-        ended = np.array([self.t % 5 == 0])
+        ended = np.full(2, self.t % 5 == 0)
         return observation, reward, ended, ~ended & False, {"final_obs": observation}
 
     def close(self):
         pass
 
 
+def small(algo, steps):
+    """A short run of two lanes, an update every ten rows or so."""
+    page = import_module(f"fastpg.train.{algo}")
+    has = {field.name for field in dataclasses.fields(page.Config)}
+    options = {"rows": 10, "longest": 20, "group": 2, "minibatches": 2, "minibatch": 20, "epochs": 2}
+    given = {name: value for name, value in options.items() if name in has}
+    return page, page.Config(steps=steps, lanes=2, hidden=(4,), **given)
+
+
 def test_an_environment_that_cannot_be_restored_is_reset_at_checkpoints_with_or_without_a_folder(tmp_path):
-    config = ppo.Config(steps=200, rows=20, lanes=1, hidden=(4,))
+    _, config = small("ppo", 200)
     env, other = Counter(), Counter()
     one = ppo.train(config, env, Run(config, env, tmp_path, save_every=60))
     two = ppo.train(config, other, Run(config, other, save_every=60))
-    assert [t for t, _ in env.resets] == [0, 60, 120, 180] and env.resets == other.resets
+    assert [t for t, _ in env.resets] == [0, 30, 60, 90] and env.resets == other.resets
     assert len({seed for _, seed in env.resets}) == 4
     assert one.policy.parameter.tobytes() == two.policy.parameter.tobytes()
 
@@ -427,15 +437,13 @@ class Restorable(Counter):
 
 @pytest.mark.parametrize("algo", cli.ALGOS)
 def test_an_environment_that_can_be_restored_goes_on_where_it_was(algo, tmp_path):
-    page = import_module(f"fastpg.train.{algo}")
-    changes = {"longest": 40} if algo == "reinforce" else {}
-    config = page.Config(**{"steps": 300, "rows": 20, "lanes": 1, "hidden": (4,), **changes})
+    page, config = small(algo, 300)
     env = Restorable()
     whole, half = tmp_path / "whole", tmp_path / "half"
     whole.mkdir()
     half.mkdir()
     page.train(config, env, Run(config, env, whole, save_every=60))
-    assert [t for t, seed in env.resets if seed is not None] == [0]
+    assert [t for t, seed in env.resets if isinstance(seed, int)] == [0]  # GRPO's own have a seed for each lane
 
     def stop(row):
         if row["steps"] >= 150:
@@ -448,7 +456,7 @@ def test_an_environment_that_can_be_restored_goes_on_where_it_was(algo, tmp_path
     run = Run(config, again, half, save_every=60, resume=True)
     assert run.steps >= 150 and run.steps == run.saved_steps
     page.train(config, again, run)
-    assert all(seed is None for _, seed in again.resets)
+    assert not any(isinstance(seed, int) for _, seed in again.resets)
     assert_same(whole, half)
 
 
@@ -471,10 +479,8 @@ def nan_reward(observation, reward):
 @pytest.mark.parametrize("algo", cli.ALGOS)
 @pytest.mark.parametrize("change", [nan_observation, nan_reward])
 def test_nan_from_the_environment_stops_training_with_the_last_finished_update_kept(algo, change, tmp_path):
-    page = import_module(f"fastpg.train.{algo}")
-    changes = {"longest": 40} if algo == "reinforce" else {}
-    config = page.Config(**{"steps": 400, "rows": 20, "lanes": 1, "hidden": (4,), **changes})
-    env = Counter(at(150, change))
+    page, config = small(algo, 400)
+    env = Counter(at(75, change))
     words = (
         "holds NaN" if change is nan_observation else "Counter-v0, lane 0: the reward is nan .* mend the environment"
     )

@@ -8,12 +8,14 @@ stream as numpy.random.Generator, so equal seeds give equal episodes.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from fastpg.envs import lane_seeds
 from fastpg.envs.spaces import Discrete
 
 __all__ = ["CartPole", "advance", "step"]
@@ -140,11 +142,11 @@ class CartPole:
         flags, none = np.empty(0, np.bool_), np.empty((0, 4), np.float32)
         step(self.state[:0], self.elapsed[:0], self._stream[:0], self.elapsed[:0], none, none, flags, flags)
 
-    def reset(self, *, seed: int | None = None) -> tuple[Array, dict[str, Array]]:
+    def reset(self, *, seed: int | Sequence[int] | None = None) -> tuple[Array, dict[str, Array]]:
         """Starts a new episode on every lane; lane n draws from default_rng(seed + n), as gymnasium.vector's do."""
         if seed is not None or not self._ready:
-            for n in range(self.lanes):
-                bits: Any = np.random.PCG64(None if seed is None else seed + n).state["state"]
+            for n, its_seed in enumerate(lane_seeds(seed, self.lanes)):
+                bits: Any = np.random.PCG64(its_seed).state["state"]
                 for k, word in enumerate((bits["state"], bits["inc"])):
                     self._stream[n, 2 * k : 2 * k + 2] = word >> 64, word & (2**64 - 1)
             self._ready = True
