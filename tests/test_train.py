@@ -13,11 +13,16 @@ import fastpg
 from fastpg import nets
 from fastpg.envs import make
 from fastpg.envs.spaces import Discrete
-from fastpg.train import ppo, reinforce
+from fastpg.train import a2c, grpo, ppo, reinforce, trpo
 from fastpg.train.agent import Agent
 from fastpg.train.run import Run, create_folder, evaluate, load
 
-ALGOS = [ppo, reinforce]
+ALGOS = [ppo, reinforce, a2c, trpo, grpo]
+
+
+def small(algo, **options):
+    """A Config for a few lanes."""
+    return algo.Config(**({"group": 2, "minibatches": 2} if algo is grpo else {}), **options)
 
 
 class Toy:
@@ -29,12 +34,14 @@ class Toy:
         self.lanes, self.rng = lanes, np.random.default_rng(seed)
         self.diary = []  # rows of (observation, action, reward, terminated, truncated, final)
         self.resets = []  # rows before each reset
+        self.seeds = []  # of each reset
 
     def _observe(self):
         return self.rng.standard_normal((self.lanes, 3)).astype(np.float32)
 
     def reset(self, *, seed=None):
         self.resets.append(len(self.diary))
+        self.seeds.append(seed)
         self.now = self._observe()
         return self.now, {}
 
@@ -72,8 +79,7 @@ def spied(algo, monkeypatch, config, seed=0):
     monkeypatch.setattr(Spy, "made", [])
     env = Toy(config.lanes, seed)
     algo.train(config, env)
-    policy, value = Spy.made
-    return env.diary, policy, value
+    return env.diary, *Spy.made
 
 
 def net_at(sizes, parameter):
@@ -270,7 +276,8 @@ def test_reinforce_bootstraps_where_the_longest_episode_is_cut(monkeypatch):
 @pytest.mark.parametrize("algo", ALGOS)
 def test_annealing_is_linear_to_zero_and_without_it_lr_stays(algo):
     for schedule in ("linear", "constant"):
-        config = algo.Config(rows=8, lanes=4, steps=32 * 5, lr=0.5e-3, lr_schedule=schedule)
+        rate = {"value_lr" if algo is trpo else "lr": 0.5e-3}
+        config = small(algo, rows=8, lanes=4, steps=32 * 5, lr_schedule=schedule, **rate)
         run = Run(config, Toy(4))
         algo.train(config, Toy(4), run)
         before = [0, *(row["steps"] for row in run.metrics)][:-1]
@@ -278,7 +285,9 @@ def test_annealing_is_linear_to_zero_and_without_it_lr_stays(algo):
         assert [row["lr"] for row in run.metrics] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("algo", "steps"), [(ppo, 30_000), (reinforce, 100_000)])
+@pytest.mark.parametrize(
+    ("algo", "steps"), [(ppo, 30_000), (reinforce, 100_000), (a2c, 120_000), (trpo, 40_000), (grpo, 150_000)]
+)
 def test_training_learns_cartpole(algo, steps):
     config = algo.Config(steps=steps)
     fresh = Agent(4, Discrete(2), config.hidden, np.random.default_rng(0))
@@ -309,9 +318,10 @@ def test_training_stops_at_the_target(algo):
 
 
 @pytest.mark.parametrize("algo", ALGOS)
-def test_psi_choices_are_the_six(algo):
-    assert get_args(get_type_hints(algo.Config)["psi"])[:6] == fastpg.PSI
-    with pytest.raises(ValueError, match="psi is 'best'; wanted one of total_return"):
+def test_psi_choices_are_the_six_where_there_is_a_critic(algo):
+    choices = {ppo: (*fastpg.PSI, "vtrace"), a2c: (*fastpg.PSI, "vtrace"), grpo: fastpg.PSI[:2]}.get(algo, fastpg.PSI)
+    assert get_args(get_type_hints(algo.Config)["psi"]) == choices
+    with pytest.raises(ValueError, match=f"psi is 'best'; wanted one of {', '.join(choices)}"):
         algo.Config(psi="best")
 
 
@@ -322,8 +332,13 @@ def test_psi_choices_are_the_six(algo):
         ("gamma is 1.5", {"gamma": 1.5}),
         ("lambda_ is -0.1", {"lambda_": -0.1}),
         ("gamma is nan", {"gamma": float("nan")}),
-        ("lr is 0", {"lr": 0}),
-        ("lr is inf", {"lr": float("inf")}),
+        ("max_norm is 0", {"max_norm": 0}),
+        ("max_norm is inf", {"max_norm": float("inf")}),
+        ("max_norm is None", {"max_norm": None}),
+        ("entropy_weight is -1", {"entropy_weight": -1}),
+        ("lr_schedule is 'cosine'; wanted one of constant, linear", {"lr_schedule": "cosine"}),
+        ("activation is 'gelu'; wanted one of tanh, relu", {"activation": "gelu"}),
+        ("distribution is 'cauchy'; wanted one of gaussian", {"distribution": "cauchy"}),
         ("steps is 0", {"steps": 0}),
         ("lanes is -1", {"lanes": -1}),
         ("seed is -1", {"seed": -1}),
@@ -337,7 +352,7 @@ def test_config_refuses_what_cannot_be(algo, words, change):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_lanes_of_environment_and_config_must_agree(algo):
-    with pytest.raises(ValueError, match="env has 3 lanes, but config.lanes is 8"):
+    with pytest.raises(ValueError, match=f"env has 3 lanes, but config.lanes is {algo.Config().lanes}"):
         algo.train(algo.Config(), Toy(3))
 
 
@@ -353,7 +368,7 @@ class Poison(Toy):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_a_loss_that_is_not_finite_stops_training_and_saves_finite_parameters(algo, tmp_path):
-    config = algo.Config(rows=16, lanes=4, steps=10_000)
+    config = small(algo, rows=16, lanes=4, steps=10_000)
     env = Poison(4)
     with (
         pytest.raises(FloatingPointError, match=r"the loss is .* at step \d+"),
@@ -361,7 +376,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_saves_finite_parameters(al
     ):
         algo.train(config, env, Run(config, env, tmp_path))
     agent, about = load(tmp_path)
-    assert np.isfinite(agent.policy.parameter).all() and np.isfinite(agent.value.parameter).all()
+    assert all(np.isfinite(array).all() for array in agent.state().values())
     assert 0 < about["steps"] < 160  # of the last update that was finished
 
 
@@ -376,7 +391,7 @@ class Interrupted(Toy):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_an_interrupt_leaves_a_checkpoint(algo, tmp_path):
-    config = algo.Config(rows=16, lanes=4, steps=10_000)
+    config = small(algo, rows=16, lanes=4, steps=10_000)
     env = Interrupted(4)
     with pytest.raises(KeyboardInterrupt):
         algo.train(config, env, Run(config, env, tmp_path))

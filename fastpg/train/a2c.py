@@ -116,11 +116,6 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                 # Update: loss = -mean(log_prob Psi) - entropy_weight mean(entropy) + value_weight mean((v - target)^2) / 2.
                 policy_loss, by_log_prob, _ = fastpg.policy_loss("a2c", log_prob, None, advantage.ravel())
                 value_loss, by_value = fastpg.value_loss(v, target.ravel(), **huber)
-                if not np.isfinite((policy_loss, value_loss)).all():
-                    raise FloatingPointError(
-                        f"the loss is {policy_loss} (policy), {value_loss} (value) at step {run.steps}; "
-                        f"lr is {lr:g}: try a smaller one"
-                    )
                 entropy = head.entropy(z, policy.extra).mean()
                 by_z, by_extra = head.log_prob_grad(z, policy.extra, a, by_log_prob)
                 if entropy_weight:
@@ -129,6 +124,11 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                 explained = fastpg.explained_variance(v, target.ravel())
                 grads = agent.backward(x, by_z, by_extra, by_value * value_weight)
                 norms = [clip_norm(grad, config.max_norm) for grad in grads.values()]
+                if not np.isfinite((policy_loss, value_loss, *norms)).all():
+                    raise FloatingPointError(
+                        f"the loss is {policy_loss} (policy), {value_loss} (value) at step {run.steps}, the length of its "
+                        f"gradient {norms}; lr is {lr:g}: try a smaller one"
+                    )
                 for name, grad in grads.items():
                     adam[name].step(grad, rate[name])
 

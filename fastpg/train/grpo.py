@@ -162,10 +162,6 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                         clip_high=clip,
                         dual_clip=config.dual_clip,
                     )
-                    if not np.isfinite(loss):
-                        raise FloatingPointError(
-                            f"the loss is {loss} at step {run.steps}; lr is {lr:g}: try a smaller one"
-                        )
                     stop = config.target_kl is not None and stats["approx_kl_k3"] > config.target_kl
                     if stop:
                         break
@@ -175,6 +171,11 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                         by_z, by_extra = by_z + more[0], by_extra + more[1]
                     grad = policy.backward(x, by_z, by_extra)
                     norm = clip_norm(grad, config.max_norm)
+                    if not np.isfinite((loss, norm)).all():
+                        raise FloatingPointError(
+                            f"the loss is {loss} at step {run.steps}, the length of its gradient {norm}; "
+                            f"lr is {lr:g}: try a smaller one"
+                        )
                     adam.step(grad, lr)
                     clipped = stats["clip_fraction_low"] + stats["clip_fraction_high"]
                     sums += loss, stats["approx_kl_k3"], clipped, norm

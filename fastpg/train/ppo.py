@@ -149,11 +149,6 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                     )
                     before = None if config.value_clip is None else old_value[i]
                     value_loss, by_value = fastpg.value_loss(v, target[i], before, clip=config.value_clip, **huber)
-                    if not np.isfinite((policy_loss, value_loss)).all():
-                        raise FloatingPointError(
-                            f"the loss is {policy_loss} (policy), {value_loss} (value) at step {run.steps}; "
-                            f"lr is {lr:g}: try a smaller one"
-                        )
                     kl = stats["approx_kl_k3"]
                     stop = config.target_kl is not None and kl > config.target_kl
                     if stop:
@@ -164,6 +159,11 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                         by_z, by_extra = by_z + more[0], by_extra + more[1]
                     grads = agent.backward(x, by_z, by_extra, by_value * value_weight)
                     norms = [clip_norm(grad, config.max_norm) for grad in grads.values()]
+                    if not np.isfinite((policy_loss, value_loss, *norms)).all():
+                        raise FloatingPointError(
+                            f"the loss is {policy_loss} (policy), {value_loss} (value) at step {run.steps}, the length of its "
+                            f"gradient {norms}; lr is {lr:g}: try a smaller one"
+                        )
                     for name, grad in grads.items():
                         adam[name].step(grad, rate[name])
                     clipped = stats["clip_fraction_low"] + stats["clip_fraction_high"]

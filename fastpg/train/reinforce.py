@@ -141,26 +141,32 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
             if entropy_weight:
                 more = head.entropy_grad(z, policy.extra, np.full_like(weight, -entropy_weight / len(x)))
                 by_z, by_extra = by_z + more[0], by_extra + more[1]
-            value_loss, _ = fastpg.value_loss(value[keep], target, **huber)
-            if not np.isfinite((policy_loss, value_loss)).all():
-                raise FloatingPointError(
-                    f"the loss is {policy_loss} (policy), {value_loss} (value) at step {run.steps}; "
-                    f"lr is {lr:g}, value_lr {value_lr:g}: try smaller ones"
-                )
             grad = policy.backward(x, by_z, by_extra)
             grad_norm = clip_norm(grad, config.max_norm)
+            if not np.isfinite((policy_loss, grad_norm)).all():
+                raise FloatingPointError(
+                    f"the loss is {policy_loss} (policy) at step {run.steps}, the length of its gradient {grad_norm}; "
+                    f"lr is {lr:g}: try a smaller one"
+                )
             adam["policy"].step(grad, lr)
 
             # Update the value: loss = mean((v - target)^2) / 2.
-            for _ in range(config.value_epochs if "value" in agent.nets else 0):
-                _, by_value = fastpg.value_loss(agent.value.forward(x)[:, 0], target, **huber)
-                grad = agent.value.backward(x, by_value[:, None])
-                clip_norm(grad, config.max_norm)
-                adam["value"].step(grad, value_lr)
+            of_value = {}
+            if "value" in agent.nets:
+                of_value["explained_variance"] = fastpg.explained_variance(value[keep], target)
+                of_value["value_loss"], _ = fastpg.value_loss(value[keep], target, **huber)
+                for _ in range(config.value_epochs):
+                    loss, by_value = fastpg.value_loss(agent.value.forward(x)[:, 0], target, **huber)
+                    grad = agent.value.backward(x, by_value[:, None])
+                    norm = clip_norm(grad, config.max_norm)
+                    if not np.isfinite((loss, norm)).all():
+                        raise FloatingPointError(
+                            f"the loss is {loss} (value) at step {run.steps}, the length of its gradient {norm}; "
+                            f"value_lr is {value_lr:g}: try a smaller one"
+                        )
+                    adam["value"].step(grad, value_lr)
 
             # Log.
-            of_value = {"value_loss": value_loss, "explained_variance": fastpg.explained_variance(value[keep], target)}
-            of_value = of_value if "value" in agent.nets else {}
             if agent.normaliser is not None:
                 agent.normaliser.update(observation[:T][keep])
             run.log(

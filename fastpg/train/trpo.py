@@ -184,9 +184,9 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
             target = fastpg.lambda_return(reward, next_value, *ends, gamma, lambda_).ravel()
             if config.normalise_advantage:
                 advantage = fastpg.whiten(advantage)
-            if not np.isfinite(advantage @ advantage):
+            if not np.isfinite(loss := advantage.mean()):
                 raise FloatingPointError(
-                    f"an advantage at step {run.steps} is not finite; value_lr is {value_lr:g}: try a smaller one"
+                    f"the loss is {-loss} (policy) at step {run.steps}; value_lr is {value_lr:g}: try a smaller one"
                 )
 
             # Update the policy, then the value: loss = mean((v - target)^2) / 2.
@@ -199,7 +199,12 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                     i = order[start : start + config.minibatch]
                     loss, by_value = fastpg.value_loss(value_net.forward(x[i])[:, 0], target[i], **huber)
                     grad = value_net.backward(x[i], by_value[:, None])
-                    clip_norm(grad, config.max_norm)
+                    norm = clip_norm(grad, config.max_norm)
+                    if not np.isfinite((loss, norm)).all():
+                        raise FloatingPointError(
+                            f"the loss is {loss} (value) at step {run.steps}, the length of its gradient {norm}; "
+                            f"value_lr is {value_lr:g}: try a smaller one"
+                        )
                     value_adam.step(grad, value_lr)
                     losses.append(loss)
 
