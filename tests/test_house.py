@@ -34,7 +34,7 @@ FLOORS = {
     "testing": {"", "_core", "reference"},
     "nets": set(),
     "envs": {"envs", "steps"},
-    "train": {"", "policy", "returns", "nets", "envs", "train"},
+    "train": {"", "natural", "policy", "returns", "nets", "envs", "train"},
     "adapters": {"", "adapters", "envs", "train"},
     "cli": {"", "_core", "adapters", "train", "envs", "nets", "testing"},
     "__main__": {"cli"},
