@@ -369,9 +369,8 @@ class GymnasiumVectorEnv(Adapter):
 
     def _reset(self, seed: int | Sequence[int] | None) -> Array:
         try:
-            return self._row(
-                self._env.reset(seed=None if seed is None else lane_seeds(seed, self.lanes))[0], self.lanes
-            )
+            seeds: Any = None if seed is None else lane_seeds(seed, self.lanes)
+            return self._row(self._env.reset(seed=seeds)[0], self.lanes)
         except Exception as error:
             raise self._blame(error) from error
 
