@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from fastpg import adapters, envs
-from fastpg.envs.cartpole import THETA_MOST, CartPole, advance, uniform
+from fastpg.envs.cartpole import THETA_MOST, advance
 from fastpg.envs.spaces import Discrete
+from fastpg.envs.streams import uniform
 
 gym = pytest.importorskip("gymnasium")
+
+CARTPOLE = "fastpg/CartPole-v1"
+NO_STREAM = np.zeros(4, np.uint64)
 
 
 def steer(observation, rng, careless):
@@ -21,7 +25,7 @@ def steer(observation, rng, careless):
 
 
 def test_cartpole_equals_gymnasium_over_thousands_of_steps_and_across_resets():
-    ours, theirs = CartPole(4), [gym.make("CartPole-v1") for _ in range(4)]
+    ours, theirs = envs.make(CARTPOLE, 4), [gym.make("CartPole-v1") for _ in range(4)]
     observation, _ = ours.reset(seed=7)
     assert np.array_equal(observation, [env.reset(seed=7 + n)[0] for n, env in enumerate(theirs)])
     rng, careless = np.random.default_rng(0), np.array([True, False, True, False])
@@ -36,7 +40,7 @@ def test_cartpole_equals_gymnasium_over_thousands_of_steps_and_across_resets():
             if terminated[n] or truncated[n]:
                 after, _ = env.reset()
             assert np.array_equal(observation[n], after)
-            assert np.array_equal(ours.state[n], env.unwrapped.state)  # float64, every bit
+            assert np.array_equal(ours.states[n], env.unwrapped.state)  # float64, every bit
         fell, timed_out = fell + terminated.sum(), timed_out + truncated.sum()
     assert fell > 5 and timed_out > 5
 
@@ -51,7 +55,7 @@ def test_one_step_equals_gymnasium_from_any_state():
         action = int(rng.integers(2))
         theirs.state, theirs.steps_beyond_terminated = state.copy(), None
         _, _, terminated, _, _ = theirs.step(action)
-        assert advance(state, action) == terminated
+        assert advance(state, action, NO_STREAM) == (1.0, terminated)
         assert np.array_equal(state, theirs.state)
         ends += terminated
     assert 100 < ends < 1900
@@ -60,7 +64,7 @@ def test_one_step_equals_gymnasium_from_any_state():
 def test_the_border_itself_is_not_beyond_the_border():
     beyond = np.nextafter(2.4, 3)
     for x, theta, ends in ((2.4, 0, False), (beyond, 0, True), (0, THETA_MOST, False), (0, -0.2095, True)):
-        assert advance(np.array([x, 0.0, theta, 0.0]), 0) == ends
+        assert advance(np.array([x, 0.0, theta, 0.0]), 0, NO_STREAM) == (1.0, ends)
 
 
 def test_reset_stream_is_numpys_pcg64():
@@ -72,16 +76,16 @@ def test_reset_stream_is_numpys_pcg64():
 
 
 def test_a_fall_in_the_last_allowed_step_sets_both_flags():
-    env = CartPole(1)
+    env = envs.make(CARTPOLE, 1)
     env.reset(seed=0)
     env.elapsed[:] = 499
-    env.state[0] = [0, 0, THETA_MOST, 5]
+    env.states[0] = [0, 0, THETA_MOST, 5]
     _, _, terminated, truncated, _ = env.step(np.array([0]))
     assert terminated[0] and truncated[0] and env.elapsed[0] == 0
 
 
 def test_equal_seeds_give_equal_episodes_and_lanes_are_independent():
-    wide, again, narrow = CartPole(3), CartPole(3), CartPole(1)
+    wide, again, narrow = envs.make(CARTPOLE, 3), envs.make(CARTPOLE, 3), envs.make(CARTPOLE, 1)
     a, b, c = (env.reset(seed=s)[0] for env, s in ((wide, 5), (again, 5), (narrow, 7)))
     assert np.array_equal(a, b) and np.array_equal(a[2:], c)  # lane 2 of seed 5 is lane 0 of seed 7
     action = np.array([0, 1, 1])
@@ -89,11 +93,11 @@ def test_equal_seeds_give_equal_episodes_and_lanes_are_independent():
         a, b, c = wide.step(action)[0], again.step(action)[0], narrow.step(action[2:])[0]
         assert np.array_equal(a, b) and np.array_equal(a[2:], c)
     assert not np.array_equal(wide.reset()[0], wide.reset()[0])
-    assert not np.array_equal(CartPole(1).reset()[0], CartPole(1).reset()[0])
+    assert not np.array_equal(envs.make(CARTPOLE, 1).reset()[0], envs.make(CARTPOLE, 1).reset()[0])
 
 
 def test_step_results_are_not_overwritten_by_later_steps():
-    env = CartPole(2)
+    env = envs.make(CARTPOLE, 2)
     env.reset(seed=0)
     first = env.step(np.array([0, 1]))
     kept = first[0].copy(), first[4]["final_obs"].copy()
@@ -103,10 +107,10 @@ def test_step_results_are_not_overwritten_by_later_steps():
 
 @pytest.mark.parametrize(
     ("words", "action"),
-    [("0 or 1", [0, 2]), ("0 or 1", [-1, 0]), ("shape", [0]), ("integers", [0.0, 1.0]), ("shape", [[0, 1]])],
+    [("0 to 1", [0, 2]), ("0 to 1", [-1, 0]), ("shape", [0]), ("integers", [0.0, 1.0]), ("shape", [[0, 1]])],
 )
 def test_cartpole_refuses_bad_actions(words, action):
-    env = CartPole(2)
+    env = envs.make(CARTPOLE, 2)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=words):
         env.step(np.array(action))
@@ -114,7 +118,7 @@ def test_cartpole_refuses_bad_actions(words, action):
 
 def test_cartpole_refuses_a_step_before_reset():
     with pytest.raises(RuntimeError, match="before reset"):
-        CartPole(1).step(np.array([0]))
+        envs.make(CARTPOLE, 1).step(np.array([0]))
 
 
 @pytest.mark.parametrize("id", ["fastpg/CartPole-v1", "CartPole-v1"])

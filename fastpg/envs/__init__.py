@@ -48,6 +48,6 @@ def make(id: str, lanes: int = 1) -> VectorEnv:
     """
     if id not in IDS:
         raise ValueError(f"id is {id!r}; built in: {', '.join(IDS)}")
-    from fastpg.envs.cartpole import CartPole  # compiles through Numba, so not before it is asked for
+    from fastpg.envs import cartpole  # compiles through Numba, so not before it is asked for
 
-    return CartPole(lanes)
+    return cartpole.make(id, lanes)
