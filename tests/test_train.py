@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from fastpg.envs import make
 from fastpg.envs.spaces import Discrete
 from fastpg.train import ppo, reinforce
 from fastpg.train.agent import Agent
-from fastpg.train.run import Psi, Run, create_folder, evaluate, load, save
+from fastpg.train.run import Run, create_folder, evaluate, load, save
 
 ALGOS = [ppo, reinforce]
 
@@ -142,12 +142,12 @@ def assert_gradient(loss, parameter, grad, seed=0):
 
 
 @pytest.mark.parametrize("psi", fastpg.PSI)
-@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("normalise", ["none", "batch", "minibatch"])
 def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
     rows, lanes = 24, 4
     config = ppo.Config(
         psi=psi,
-        normalise=normalise,
+        normalise_advantage=normalise,
         rows=rows,
         lanes=lanes,
         steps=rows * lanes,
@@ -156,7 +156,7 @@ def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
         entropy_weight=0.1,
         max_norm=1e9,
         clip=0.1,
-        anneal=False,
+        clip_schedule="constant",
         gamma=0.9,
         lambda_=0.7,
         hidden=(8,),
@@ -165,7 +165,7 @@ def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
     assert len(diary) == rows and len(policy.grad) == 3
     start = net_at((3, 8, 3), policy.at[0])
     x, a, psi_, target, _, _ = batch(diary, rows, net_at((3, 8, 1), value.at[0]), config)
-    A = (psi_ - psi_.mean()) / psi_.std() if normalise else psi_
+    A = psi_ if normalise == "none" else (psi_ - psi_.mean()) / psi_.std(ddof=1)
     row = np.arange(len(a))
     old = log_softmax(start(x))[row, a]
 
@@ -191,7 +191,7 @@ def test_ppo_descends_the_clipped_objective(psi, normalise, monkeypatch):
 def test_reinforce_descends_log_prob_times_psi_over_whole_episodes(psi, normalise, monkeypatch):
     config = reinforce.Config(
         psi=psi,
-        normalise=normalise,
+        normalise_advantage=normalise,
         rows=12,
         longest=100,
         lanes=4,
@@ -199,7 +199,6 @@ def test_reinforce_descends_log_prob_times_psi_over_whole_episodes(psi, normalis
         value_epochs=2,
         entropy_weight=0.1,
         max_norm=1e9,
-        anneal=False,
         gamma=0.9,
         lambda_=0.7,
         hidden=(8,),
@@ -212,7 +211,7 @@ def test_reinforce_descends_log_prob_times_psi_over_whole_episodes(psi, normalis
     keep = np.array([t <= last[n] for t, n in where])
     assert 0 < keep.sum() < len(keep)
     x, a, psi_, target = x[keep], a[keep], psi_[keep], target[keep]
-    weight = (psi_ - psi_.mean()) / psi_.std() if normalise else psi_
+    weight = (psi_ - psi_.mean()) / psi_.std(ddof=1) if normalise else psi_
 
     def policy_loss(parameter):
         log_pi = log_softmax(net_at((3, 8, 3), parameter)(x))
@@ -248,14 +247,13 @@ def test_reinforce_counts_whole_episodes_and_every_step(monkeypatch):
 def test_reinforce_bootstraps_where_the_longest_episode_is_cut(monkeypatch):
     config = reinforce.Config(
         psi="reward_to_go",
-        normalise=False,
+        normalise_advantage=False,
         rows=2,
         longest=2,
         lanes=6,
         steps=1,
         value_epochs=1,
         max_norm=1e9,
-        anneal=False,
         gamma=0.9,
         hidden=(8,),
     )
@@ -271,12 +269,12 @@ def test_reinforce_bootstraps_where_the_longest_episode_is_cut(monkeypatch):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_annealing_is_linear_to_zero_and_without_it_lr_stays(algo):
-    for anneal in (True, False):
-        config = algo.Config(rows=8, lanes=4, steps=32 * 5, lr=0.5e-3, anneal=anneal)
+    for schedule in ("linear", "constant"):
+        config = algo.Config(rows=8, lanes=4, steps=32 * 5, lr=0.5e-3, lr_schedule=schedule)
         run = Run(config, Toy(4))
         algo.train(config, Toy(4), run)
         before = [0, *(row["steps"] for row in run.metrics)][:-1]
-        expected = [0.5e-3 * (1 - s / 160) if anneal else 0.5e-3 for s in before]
+        expected = [0.5e-3 * (1 - s / 160) if schedule == "linear" else 0.5e-3 for s in before]
         assert [row["lr"] for row in run.metrics] == pytest.approx(expected)
 
 
@@ -312,7 +310,7 @@ def test_training_stops_at_the_target(algo):
 
 @pytest.mark.parametrize("algo", ALGOS)
 def test_psi_choices_are_the_six(algo):
-    assert get_args(Psi) == fastpg.PSI
+    assert get_args(get_type_hints(algo.Config)["psi"])[:6] == fastpg.PSI
     with pytest.raises(ValueError, match="psi is 'best'; wanted one of total_return"):
         algo.Config(psi="best")
 

@@ -6,13 +6,14 @@ default (NEXT_STEP) spends a step on each reset and returns a row that must not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastpg.adapters import require
+from fastpg.envs import lane_seeds
 from fastpg.envs.spaces import Discrete
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ class GymnasiumEnv:
         self._step = [env.step for env in envs]
         self._steps = 0
 
-    def reset(self, *, seed: int | None = None) -> tuple[Array, dict[str, Array]]:
+    def reset(self, *, seed: int | Sequence[int] | None = None) -> tuple[Array, dict[str, Array]]:
         """Starts a new episode on every lane, lane n with seed + n, as gymnasium.vector does."""
         observation = np.empty((self.lanes, self.observation_size), np.float32)
-        for n, env in enumerate(self._envs):
-            observation[n], _ = env.reset(seed=None if seed is None else seed + n)
+        for n, (env, its_seed) in enumerate(zip(self._envs, lane_seeds(seed, self.lanes), strict=True)):
+            observation[n], _ = env.reset(seed=its_seed)
         self._refuse_nan(observation)
         return observation, {}
 

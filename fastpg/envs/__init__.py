@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from fastpg.envs.spaces import Space
 
-__all__ = ["IDS", "VectorEnv", "make"]
+__all__ = ["IDS", "VectorEnv", "lane_seeds", "make"]
 
 IDS = ("fastpg/CartPole-v1",)
 
@@ -21,6 +22,7 @@ class VectorEnv(Protocol):
 
     An episode that ends restarts within the same step: observation is then the first of the next episode, and
     final_obs, on every lane, is what the step led to before any reset. Bootstrap from final_obs, act on observation.
+    A seed may also be one for each lane: lanes of equal seeds start alike, and chance treats them alike.
     """
 
     id: str
@@ -31,13 +33,28 @@ class VectorEnv(Protocol):
     @property
     def action_space(self) -> Space: ...
 
-    def reset(self, *, seed: int | None = None) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]: ...
+    def reset(self, *, seed: int | Sequence[int] | None = None) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]: ...
 
     def step(
         self, action: NDArray[Any]
     ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, NDArray[Any]]]: ...
 
     def close(self) -> None: ...
+
+
+def lane_seeds(seed: int | Sequence[int] | None, lanes: int) -> list[int | None]:
+    """The seed of each lane: seed + n for lane n, as gymnasium.vector has it, or those given.
+
+    >>> lane_seeds(7, 3), lane_seeds([5, 5], 2), lane_seeds(None, 1)
+    ([7, 8, 9], [5, 5], [None])
+    """
+    if seed is None:
+        return [None] * lanes
+    if not isinstance(seed, Sequence):
+        return [seed + n for n in range(lanes)]
+    if len(seed) != lanes:
+        raise ValueError(f"seed has {len(seed)} entries; wanted an integer, or one for each of {lanes} lanes")
+    return list(seed)
 
 
 def make(id: str, lanes: int = 1) -> VectorEnv:

@@ -39,7 +39,7 @@ def collect(env: VectorEnv, agent: Agent, rollout: Rollout, rng: np.random.Gener
     head, policy = agent.head, agent.policy
     for t in range(len(rollout.reward)):
         rollout.observation[t] = rollout.current
-        z = policy.forward(rollout.current)
+        z = policy.forward(agent.see(rollout.current))
         action = rollout.action[t] = head.sample(z, policy.extra, rng)
         rollout.log_prob[t] = head.log_prob(z, policy.extra, action)
         step = env.step(head.to_env(action))

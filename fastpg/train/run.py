@@ -11,7 +11,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,15 @@ def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) 
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; wanted a number in [0, 1]")
     for name in positive:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{name} is {getattr(config, name)}; wanted a number above 0")
+        value = getattr(config, name)
+        if not (value is None and getattr(type(config), name) is None or value is not None and 0 < value < math.inf):
+            raise ValueError(f"{name} is {value}; wanted a number above 0")
     for name in not_negative:
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; wanted 0 or more")
-    if config.psi not in fastpg.PSI:
-        raise ValueError(f"psi is {config.psi!r}; wanted one of {', '.join(fastpg.PSI)}")
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise ValueError(f"{name} is {getattr(config, name)!r}; wanted one of {', '.join(get_args(hint))}")
     if any(size < 1 for size in config.hidden):
         raise ValueError(f"hidden is {config.hidden}; wanted sizes of 1 or more")
 
