@@ -155,9 +155,18 @@ class MLP:
         if self._blas is not None:
             return self._blas.forward(x)
         y, _, hidden, _ = self._buffer(len(x))
-        _core.net_pack(self._shape, self.parameter, self._packed)
-        _core.net_forward(self._shape, self._packed, x, hidden, y)
+        _core.net_forward(*self.packed(), x, hidden, y)
         return y
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it runs in fastpg's own kernels."""
+        return self._blas is None
+
+    def packed(self) -> tuple[Array, Array]:
+        """Its shape, and its parameters as they are now, as the kernels take them; valid until the next call of forward."""
+        _core.net_pack(self._shape, self.parameter, self._packed)
+        return self._shape, self._packed
 
     def backward(self, x: Array, grad_output: Array, grad_extra: Array | None = None) -> Array:
         """d loss / d parameter, one vector, from d loss / d y; forward(x) must have come just before.
