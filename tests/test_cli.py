@@ -143,7 +143,10 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
         (["train", "Nope-v1"], "env is 'Nope-v1'"),
         (["train", "fastpg/Nope-v1"], "id is 'fastpg/Nope-v1'; built in: fastpg/CartPole-v1"),
         (["train", "Pendulum-v1"], "wanted Discrete"),
-        (["train", "CartPole-v1", "--algo", "sarsa"], "--algo is 'sarsa'; wanted one of ppo, a2c, trpo, reinforce, grpo"),
+        (
+            ["train", "CartPole-v1", "--algo", "sarsa"],
+            "--algo is 'sarsa'; wanted one of ppo, a2c, trpo, reinforce, grpo",
+        ),
         (["train", "CartPole-v1", "--algo"], "--algo is ''"),
         (["train", "CartPole-v1", "--psi", "best"], "invalid choice 'best'"),
         (["train", "CartPole-v1", "--gamma", "2"], "gamma is 2.0; wanted a number in [0, 1]"),
