@@ -1,6 +1,8 @@
 /* Compiles the bodies once per instruction set and picks a table of them at load. */
 #include "fastpg.h"
+#include "net.h"
 #include "objective.h"
+#include "statistic.h"
 #include "threads.h"
 
 #include <math.h>
@@ -436,3 +438,5 @@ const char *fastpg_symbol(int kernel, fastpg_dtype dtype) { return symbols[kerne
 fastpg_function fastpg_address(int kernel, fastpg_dtype dtype) { return symbols[kernel].address[dtype]; }
 
 #include "objectives_run.h"
+#include "statistics_run.h"
+#include "nets_run.h"

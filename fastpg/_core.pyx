@@ -508,6 +508,126 @@ def kl_estimate(tuple kl, double bound, tuple arrays, cnp.ndarray value, cnp.nda
         fastpg_kl_estimate(dtype, &q, bound, &t, to)
 
 
+# --- statistics of arrays: contiguous, of equal sizes, of one dtype, masks bool; `_moments` sees to that
+
+cdef extern from "statistic.h" nogil:
+    void fastpg_moments(fastpg_dtype dtype, const void *x, const unsigned char *mask, const void *weight, Py_ssize_t n, double *state)
+    void fastpg_whiten(fastpg_dtype dtype, const void *x, const unsigned char *mask, Py_ssize_t n, double mean, double factor, int divide,
+                       void *out)
+
+
+cdef fastpg_dtype dtype_of(cnp.ndarray x):
+    return FASTPG_F32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else FASTPG_F64
+
+
+def moments(cnp.ndarray x not None, object mask, object weight, tuple state):
+    """count, mean and m2 of x merged into those in state."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef double carried[3]
+    cdef void *m = data_of(mask)
+    cdef void *w = data_of(weight)
+    carried[0], carried[1], carried[2] = state
+    with nogil:
+        fastpg_moments(dtype, cnp.PyArray_DATA(x), <unsigned char *>m, w, n, carried)
+    return carried[0], carried[1], carried[2]
+
+
+def row_moments(cnp.ndarray x not None, object mask, object weight, Py_ssize_t rows, cnp.ndarray out not None):
+    """count, mean and m2 of each row of x, one after the other in memory, into out, float64 (rows, 3)."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x) // rows, size = n * cnp.PyArray_ITEMSIZE(x), i
+    cdef char *data = cnp.PyArray_BYTES(x)
+    cdef char *m = <char *>data_of(mask)
+    cdef char *w = <char *>data_of(weight)
+    cdef double *state = <double *>cnp.PyArray_DATA(out)
+    with nogil:
+        for i in range(rows):
+            state[3 * i] = state[3 * i + 1] = state[3 * i + 2] = 0
+            fastpg_moments(
+                dtype, data + i * size, <unsigned char *>(m + i * n if m else NULL), w + i * size if w else NULL, n, state + 3 * i
+            )
+
+
+def whiten(cnp.ndarray x not None, object mask, cnp.ndarray mean not None, cnp.ndarray by not None, bint divide,
+           cnp.ndarray out not None):
+    """(x - mean) * by, or / by, into out, 0 where masked; mean and by hold one float64 a row, rows one after the other in memory."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef Py_ssize_t rows = cnp.PyArray_SIZE(mean), n = cnp.PyArray_SIZE(x) // max(rows, 1), size = n * cnp.PyArray_ITEMSIZE(x), i
+    cdef char *data = cnp.PyArray_BYTES(x)
+    cdef char *to = cnp.PyArray_BYTES(out)
+    cdef char *m = <char *>data_of(mask)
+    cdef double *means = <double *>cnp.PyArray_DATA(mean)
+    cdef double *bys = <double *>cnp.PyArray_DATA(by)
+    with nogil:
+        for i in range(rows):
+            fastpg_whiten(
+                dtype, data + i * size, <unsigned char *>(m + i * n if m else NULL), n, means[i], bys[i], divide, to + i * size
+            )
+
+
+# --- nets: x, y and gradients dense and of one dtype, buffers by net_sizes and aligned to 64 bytes; `nets` sees to that
+
+cdef extern from "net.h" nogil:
+    enum:
+        FASTPG_NET_WIDEST, FASTPG_NET_MOST_LAYERS
+    Py_ssize_t fastpg_net_packed(fastpg_dtype dtype, const int64_t *shape)
+    Py_ssize_t fastpg_net_hidden(fastpg_dtype dtype, const int64_t *shape, Py_ssize_t rows)
+    Py_ssize_t fastpg_net_room(fastpg_dtype dtype, const int64_t *shape, Py_ssize_t rows)
+    void fastpg_net_pack(fastpg_dtype dtype, const int64_t *shape, const void *parameter, void *packed)
+    void fastpg_net_forward(fastpg_dtype dtype, const int64_t *shape, const void *packed, const void *x, Py_ssize_t rows, void *hidden, void *y)
+    void fastpg_net_backward(fastpg_dtype dtype, const int64_t *shape, const void *packed, const void *x, Py_ssize_t rows, const void *hidden,
+                             const void *grad_y, void *room, void *grad, void *grad_x)
+    void fastpg_net_forward_f32(const int64_t *shape, const float *packed, const float *x, Py_ssize_t rows, float *y)
+    void fastpg_adam(fastpg_dtype dtype, Py_ssize_t n, const void *grad, double scale, double beta1, double beta2, double eps, double rate,
+                     double correction, void *m, void *v, void *parameter)
+
+NET_WIDEST, NET_MOST_LAYERS = FASTPG_NET_WIDEST, FASTPG_NET_MOST_LAYERS
+NET_FORWARD = <uintptr_t>&fastpg_net_forward_f32
+
+
+def net_sizes(cnp.ndarray shape not None, cnp.ndarray parameter not None, Py_ssize_t rows):
+    """Items of packed, hidden and room."""
+    cdef fastpg_dtype dtype = dtype_of(parameter)
+    cdef const int64_t *of = <const int64_t *>cnp.PyArray_DATA(shape)
+    return fastpg_net_packed(dtype, of), fastpg_net_hidden(dtype, of, rows), fastpg_net_room(dtype, of, rows)
+
+
+def net_pack(cnp.ndarray shape not None, cnp.ndarray parameter not None, cnp.ndarray packed not None):
+    """parameter as forward and backward want it."""
+    fastpg_net_pack(dtype_of(parameter), <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(parameter), cnp.PyArray_DATA(packed))
+
+
+def net_forward(cnp.ndarray shape not None, cnp.ndarray packed not None, cnp.ndarray x not None, cnp.ndarray hidden not None,
+                cnp.ndarray y not None):
+    """y of x, and the activations."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    with nogil:
+        fastpg_net_forward(dtype, <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(packed), cnp.PyArray_DATA(x),
+                           cnp.PyArray_DIM(x, 0), cnp.PyArray_DATA(hidden), cnp.PyArray_DATA(y))
+
+
+def net_backward(cnp.ndarray shape not None, cnp.ndarray packed not None, cnp.ndarray x not None, cnp.ndarray hidden not None,
+                 cnp.ndarray grad_y not None, cnp.ndarray room not None, cnp.ndarray grad not None, object grad_x):
+    """The gradient of all but extra, and grad_x unless None."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef void *to = data_of(grad_x)
+    with nogil:
+        fastpg_net_backward(dtype, <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(packed), cnp.PyArray_DATA(x),
+                            cnp.PyArray_DIM(x, 0), cnp.PyArray_DATA(hidden), cnp.PyArray_DATA(grad_y), cnp.PyArray_DATA(room),
+                            cnp.PyArray_DATA(grad), to)
+
+
+def adam(cnp.ndarray grad not None, double scale, double beta1, double beta2, double eps, double rate, double correction,
+         cnp.ndarray m not None, cnp.ndarray v not None, cnp.ndarray parameter not None):
+    """A step of Adam along scale * grad, in place."""
+    cdef fastpg_dtype dtype = dtype_of(grad)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(grad)
+    with nogil:
+        fastpg_adam(dtype, n, cnp.PyArray_DATA(grad), scale, beta1, beta2, eps, rate, correction, cnp.PyArray_DATA(m), cnp.PyArray_DATA(v),
+                    cnp.PyArray_DATA(parameter))
+
+
 if os.environ.get("FASTPG_ISA"):
     try:
         use_isa(os.environ["FASTPG_ISA"])

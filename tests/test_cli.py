@@ -142,7 +142,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
         (["train"], "ENV"),
         (["train", "Nope-v1"], "env is 'Nope-v1'"),
         (["train", "fastpg/Nope-v1"], "id is 'fastpg/Nope-v1'; built in: fastpg/CartPole-v1"),
-        (["train", "Pendulum-v1"], "wanted Discrete"),
+        (["train", "envpool:Nope-v1"], "envpool"),
         (
             ["train", "CartPole-v1", "--algo", "sarsa"],
             "--algo is 'sarsa'; wanted one of ppo, a2c, trpo, reinforce, grpo",
@@ -267,6 +267,18 @@ def test_eval_samples_actions_when_asked_and_the_same_ones_for_a_seed(trained):
         for more in ([], ["--sample"], ["--sample"], ["--sample", "--seed", "1"])
     )
     assert sampled == again and sampled != best and sampled != other
+
+
+def test_eval_films_episodes_of_the_built_in_environment_too(tmp_path):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    args = "train fastpg/CartPole-v1 --steps 300 --json".split()
+    run = json.loads(fastpg_(*args, cwd=tmp_path).stdout)["run_dir"]
+    told = fastpg_("eval", run, "--episodes", "2", "--video", "film", "--sample", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    films = sorted(path.name for path in (tmp_path / "film").iterdir())
+    assert films == ["CartPole-v1-episode-0.mp4", "CartPole-v1-episode-1.mp4"]
+    assert all(str(Path("film") / name) in told.stdout for name in films)
 
 
 def test_seeds_train_side_by_side_with_a_summary(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 from fastpg import envs
 
@@ -32,10 +33,17 @@ def _missing(library: str, extra: str) -> ImportError:
     return ImportError(f'{library} is not installed: pip install "fastpg[{extra}]"', name=library)
 
 
-def make_env(id: str, lanes: int = 1) -> envs.VectorEnv:
-    """A vector environment: fastpg/... is built in, every other id is Gymnasium's."""
+def make_env(id: str, lanes: int = 1, **kwargs: Any) -> envs.VectorEnv:
+    """A vector environment: fastpg/... is built in, envpool:... is EnvPool's, every other id is Gymnasium's.
+
+    kwargs go to the environment: make_env("LunarLander-v3", 8, continuous=True).
+    """
     if id.startswith("fastpg/"):
-        return envs.make(id, lanes)
+        return envs.make(id, lanes, **kwargs)
+    if id.startswith("envpool:"):
+        from fastpg.adapters import envpool
+
+        return envpool.EnvPool(id.removeprefix("envpool:"), lanes, **kwargs)
     from fastpg.adapters import gymnasium
 
-    return gymnasium.make(id, lanes)
+    return gymnasium.make(id, lanes, **kwargs)
