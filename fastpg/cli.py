@@ -44,7 +44,7 @@ def _argument(name: str, help: str) -> Any:
 class Train:
     """Trains an agent. The run folder gets metrics.jsonl, config.json, checkpoint.npz and learning_curve.png."""
 
-    env: str = _argument("ENV", "environment: any Gymnasium id, or fastpg/CartPole-v1, built in")
+    env: str = _argument("ENV", "environment: a Gymnasium id, fastpg/CartPole-v1 and others built in, or envpool:ID")
     algo: Algo = _option("algorithm; --algo NAME --help lists its options", "ppo")
     resume: Path | None = _option("go on with this run, ENV and options as they were; a larger --steps trains on", None)
     seeds: str = _option("instead of --seed, one run each, side by side: 0:10 is 0 to 9; or 3,5,8", "")
@@ -64,7 +64,7 @@ class Train:
 
 @dataclass(frozen=True, kw_only=True)
 class Eval:
-    """Plays whole episodes with the most likely action of a trained agent."""
+    """Plays whole episodes with a trained agent."""
 
     run: Path = _argument("RUN", "run folder or checkpoint")
     episodes: int = _option("number of episodes", 100)
@@ -273,8 +273,7 @@ def evaluate(args: Eval) -> None:
     agent, about = load(args.run)
     with contextlib.closing(adapters.make_env(about["env"], min(20, max(1, args.episodes)))) as env:
         returns = evaluate(agent, env, args.episodes, args.seed, sample=args.sample)
-    if args.video is not None:
-        film(agent, about["env"], args)
+    films = [] if args.video is None else film(agent, about["env"], args)
     result = {
         "env": about["env"],
         "algo": about["algo"],
@@ -292,10 +291,12 @@ def evaluate(args: Eval) -> None:
         print(f"{about['env']}, {about['algo']} after {about['steps']:,} steps, {how}")
         print(f"mean return {returns.mean():.1f} over {len(returns)} episodes, std {returns.std():.1f}, ", end="")
         print(f"min {returns.min():g}, max {returns.max():g}")
+        for name in films:
+            print(f"filmed {name}")
 
 
-def film(agent: Any, env: str, args: Eval) -> None:
-    """The episodes of fastpg eval --video; built-in environments are Gymnasium's of the same name, step for step."""
+def film(agent: Any, env: str, args: Eval) -> list[str]:
+    """The episodes of fastpg eval --video, and the files they are in."""
     rng = np.random.default_rng(args.seed)
 
     def act(observation: Any) -> Any:
@@ -303,7 +304,7 @@ def film(agent: Any, env: str, args: Eval) -> None:
         return agent.head.to_env(action)
 
     record = import_module("fastpg.adapters.gymnasium").record
-    record(env.removeprefix("fastpg/"), act, args.video, args.episodes, args.seed)
+    return [str(path) for path in record(env, act, args.video, args.episodes, args.seed)]
 
 
 def plot(args: Plot) -> None:

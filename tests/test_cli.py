@@ -269,6 +269,18 @@ def test_eval_samples_actions_when_asked_and_the_same_ones_for_a_seed(trained):
     assert sampled == again and sampled != best and sampled != other
 
 
+def test_eval_films_episodes_of_the_built_in_environment_too(tmp_path):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    args = "train fastpg/CartPole-v1 --steps 300 --json".split()
+    run = json.loads(fastpg_(*args, cwd=tmp_path).stdout)["run_dir"]
+    told = fastpg_("eval", run, "--episodes", "2", "--video", "film", "--sample", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    films = sorted(path.name for path in (tmp_path / "film").iterdir())
+    assert films == ["CartPole-v1-episode-0.mp4", "CartPole-v1-episode-1.mp4"]
+    assert all(str(Path("film") / name) in told.stdout for name in films)
+
+
 def test_seeds_train_side_by_side_with_a_summary(tmp_path):
     args = "train fastpg/CartPole-v1 --seeds 0:3 --steps 3000 --json --hidden 8 8"
     done = fastpg_(*args.split(), cwd=tmp_path)

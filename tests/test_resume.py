@@ -561,12 +561,37 @@ def test_a_checkpoint_is_replaced_never_rewritten_and_the_one_before_stays(tmp_p
     ]
 
 
-def test_a_checkpoint_costs_less_than_one_percent_of_the_training_between_two(tmp_path):
-    config, env = ppo.Config(steps=20_000), make("fastpg/CartPole-v1", 8)
-    run = Run(config, env, tmp_path)
-    ppo.train(config, env, run)
-    per_step = run.seconds / run.steps
-    start = time.perf_counter()
-    run._snapshot = run._state()
-    run.save()
-    assert time.perf_counter() - start < 0.01 * per_step * run.about["save_every"]
+def test_a_checkpoint_is_written_at_the_end_and_every_save_every_steps_only(tmp_path, monkeypatch):
+    written = []
+    real = checkpoint.write
+    monkeypatch.setattr("fastpg.train.run.write", lambda path, *of: written.append(of[1]["steps"]) or real(path, *of))
+    _, config = small("ppo", 200)
+    ppo.train(config, Counter(), Run(config, Counter(), tmp_path))
+    assert written == [200]
+    written.clear()
+    ppo.train(config, Counter(), Run(config, Counter(), tmp_path, save_every=50))
+    assert written == [60, 100, 160, 200]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.01, 0.3, 1.0])
+def test_counting_rows_at_once_equals_counting_step_by_step(chance):
+    rng = np.random.default_rng(0)
+    config, env = ppo.Config(), Counter()
+    env.lanes, env.reward_threshold = 3, 0.1
+    run = Run(config, env)
+    recent, lane, episodes, steps, solved = [], np.zeros(3), 0, 0, None
+    for T in (1, 7, 200, 50):
+        reward, ended = rng.standard_normal((T, 3)).astype(np.float32), rng.random((T, 3)) < chance
+        run.count(reward, ended)
+        for t in range(T):
+            steps += 3
+            for n in range(3):
+                lane[n] += reward[t, n]
+                if ended[t, n]:
+                    recent, episodes, lane[n] = [*recent, lane[n]][-100:], episodes + 1, 0.0
+                    if solved is None and len(recent) == 100 and sum(recent) / 100 >= 0.1:
+                        solved = steps
+        assert (run.steps, run.episodes, run.solved_at_step) == (steps, episodes, solved)
+        assert run.mean_return == (pytest.approx(sum(recent) / len(recent)) if recent else None)
+        np.testing.assert_allclose(run._return, lane, atol=1e-12)
+    assert chance < 0.3 or solved

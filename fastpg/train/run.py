@@ -240,20 +240,37 @@ class Run:
 
     def count(self, reward: Array, ended: Array) -> None:
         """Records T steps of every lane, (T, N). FloatingPointError when a reward is not finite."""
-        total = np.cumsum(reward, axis=0, dtype=np.float64)
-        if not np.isfinite(total[-1]).all():
+        total = np.cumsum(np.ascontiguousarray(reward.T, np.float64), axis=1)  # (N, T): half the time of (T, N)
+        if not np.isfinite(total[:, -1]).all():
             t, n = np.argwhere(~np.isfinite(reward))[0]
             raise FloatingPointError(
                 f"{self.about['env']}, lane {n}: the reward is {reward[t, n]} after step {self.steps + int(t) * reward.shape[1]}; "
                 f"mend the environment"
             )
-        for t, n in np.argwhere(ended).tolist():
-            self._recent.append(float(self._return[n] + total[t, n]))
-            self._return[n] = -total[t, n]
-            self.episodes += 1
-            if self.solved_at_step is None and self.reached(self._threshold):
-                self.solved_at_step, self.solved_at_seconds = self.steps + (t + 1) * reward.shape[1], self.seconds
-        self._return += total[-1]
+        t, n = np.nonzero(ended)
+        if len(t):
+            # Of episodes side by side in one lane, each earned what the lane has by its end less what it had by the end of the last.
+            by_lane = np.argsort(n, kind="stable")
+            lane, earned = n[by_lane], total[n, t][by_lane]
+            first = np.diff(lane, prepend=-1) != 0
+            before = np.where(first, -self._return[lane], np.roll(earned, 1))
+            returns = np.empty_like(earned)
+            returns[by_lane] = earned - before
+            if self.solved_at_step is None and self._threshold is not None:
+                known = np.concatenate([self._recent, returns])
+                sums = np.cumsum(np.concatenate([[0.0], known]))
+                solved = (sums[WINDOW:] - sums[:-WINDOW] >= WINDOW * self._threshold).nonzero()[0]
+                if len(solved):
+                    at = max(int(solved[0]) + WINDOW - 1 - len(self._recent), 0)
+                    self.solved_at_step, self.solved_at_seconds = (
+                        self.steps + (int(t[at]) + 1) * reward.shape[1],
+                        self.seconds,
+                    )
+            self._recent.extend(returns[-WINDOW:].tolist())
+            self.episodes += len(returns)
+            last = np.append(first[1:], True)
+            self._return[lane[last]] = -earned[last]
+        self._return += total[:, -1]
         self.steps += reward.size
 
     def begin(
