@@ -284,6 +284,13 @@ def test_trpo_steps_along_the_natural_gradient_to_the_edge_of_the_trust_region()
     assert loss < -advantage.mean() and loss == pytest.approx(step.loss, rel=1e-3)
 
 
+def test_trpo_stays_where_it_was_when_no_step_will_do():
+    agent, x, action, advantage = at_random()
+    before = agent.policy.parameter.copy()
+    step = trpo.improve(agent, trpo.Config(backtracks=0, damping=0.0, iterations=60), x, action, advantage, 20.0)
+    assert not step.accepted and np.array_equal(agent.policy.parameter, before)
+
+
 @pytest.mark.parametrize("distribution", ["gaussian", "squashed_gaussian", "beta"])
 def test_trpo_improves_the_surrogate_within_its_bound_for_real_actions(distribution):
     agent, x, action, advantage = at_random(Box((-1.0, 0.0), (1.0, 3.0)), distribution=distribution)
@@ -390,8 +397,9 @@ def test_grpo_gives_the_episodes_of_a_group_advantages_that_sum_to_0(kind, monke
 
     monkeypatch.setattr(fastpg, "group_advantage", spy)
     config = grpo.Config(kind=kind, lanes=8, group=4, rows=8, steps=500, minibatches=2)
-    grpo.train(config, Started(8))
-    assert len(given) > 2
+    run = Run(config, Started(8))
+    grpo.train(config, Started(8), run)
+    assert len(given) > 2 and run.episodes == 8 * len(given)  # what lanes play while others finish does not count
     for advantage, group in given:
         assert np.abs(advantage).max() > 0.1
         np.testing.assert_allclose(np.bincount(group, advantage), 0, atol=1e-5)
