@@ -7,7 +7,7 @@ SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
 CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall -Wextra -Werror
 
 .PHONY: train test peers lint types sanitize instructions instructions-update bench bench-peers bench-keep bench-compare \
-	bench-test roofline accuracy check clean
+	bench-test roofline accuracy results check clean
 
 train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
@@ -79,6 +79,10 @@ roofline: $(STAMP)
 
 accuracy: $(STAMP)
 	$(BIN)/python benches/accuracy.py --write docs/accuracy.md --processes 2
+
+# docs/results.md: what training reaches, over seeds; hours for all of it. make results ARGS='--only CartPole-v1.ppo --seeds 3'
+results: $(STAMP)
+	$(BIN)/python benches/results.py $(ARGS)
 
 check: lint types sanitize instructions test bench-test
 

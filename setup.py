@@ -81,16 +81,8 @@ core = Extension(
     depends=[str(path) for path in Path("csrc").glob("*")],
 )
 
-statistics = Extension(
-    "fastpg._statistics",
-    ["fastpg/_statistics.pyx", "csrc/statistics.c"],
-    include_dirs=["csrc", numpy.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    depends=[str(path) for path in Path("csrc").glob("statistics*")],
-)
-
 if __name__ == "__main__":
     setup(
-        ext_modules=cythonize([core, statistics], build_dir="build", quiet=not os.environ.get("VERBOSE")),
+        ext_modules=cythonize([core], build_dir="build", quiet=not os.environ.get("VERBOSE")),
         cmdclass={"build_ext": Build},
     )

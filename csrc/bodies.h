@@ -10,6 +10,7 @@ typedef union {
 #include "returns.h"
 #include "policy.h"
 #include "objectives.h"
+#include "statistics.h"
 
 static const fastpg_runner F(table)[] = {
 #define TIME(name, parameters) F(name##_run),

@@ -1,6 +1,7 @@
 /* Compiles the bodies once per instruction set and picks a table of them at load. */
 #include "fastpg.h"
 #include "objective.h"
+#include "statistic.h"
 #include "threads.h"
 
 #include <math.h>
@@ -436,3 +437,4 @@ const char *fastpg_symbol(int kernel, fastpg_dtype dtype) { return symbols[kerne
 fastpg_function fastpg_address(int kernel, fastpg_dtype dtype) { return symbols[kernel].address[dtype]; }
 
 #include "objectives_run.h"
+#include "statistics_run.h"

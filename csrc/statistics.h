@@ -1,8 +1,12 @@
 /* Moments and whitening of contiguous items, for one dtype and one instruction set. Everything inside is double. */
 
-static double F(sum)(const lanes8 *a, ptrdiff_t groups)
+enum { F(STRETCH) = 1024 /* items whose mean is taken at a time: three arrays of doubles, 24 KB, stay in the first cache */ };
+
+typedef double F(lanes8) __attribute__((vector_size(64)));
+
+static double F(sum)(const F(lanes8) *a, ptrdiff_t groups)
 {
-    lanes8 s = {0}, s2 = {0};
+    F(lanes8) s = {0}, s2 = {0};
     for (ptrdiff_t i = 0; i < groups; i += 2) {
         s += a[i];
         s2 += a[i + 1];
@@ -14,11 +18,11 @@ static double F(sum)(const lanes8 *a, ptrdiff_t groups)
 /* count, mean, m2: those of n items merged into those in state; see fastpg/_moments.py for the formulas. */
 static void F(moments)(const REAL *x, const unsigned char *mask, const REAL *weight, ptrdiff_t n, double *state)
 {
-    lanes8 values[STRETCH / 8], weights[STRETCH / 8], products[STRETCH / 8];
+    F(lanes8) values[F(STRETCH) / 8], weights[F(STRETCH) / 8], products[F(STRETCH) / 8];
     double *d = (double *)values, *w = (double *)weights;
     double seen = 0, origin = 0, from_origin = 0, m2 = 0; /* means as distances from the first: a large offset costs them no digits */
-    for (ptrdiff_t i = 0; i < n; i += STRETCH) {
-        const ptrdiff_t size = n - i < STRETCH ? n - i : STRETCH, groups = (size + 15) / 16 * 2;
+    for (ptrdiff_t i = 0; i < n; i += F(STRETCH)) {
+        const ptrdiff_t size = n - i < F(STRETCH) ? n - i : F(STRETCH), groups = (size + 15) / 16 * 2;
         const int weighted = mask || weight || size % 16;
         double count = (double)size, total;
         if (mask)
@@ -40,22 +44,22 @@ static void F(moments)(const REAL *x, const unsigned char *mask, const REAL *wei
             continue;
         }
         const double rough = total / count;
-        lanes8 rest8 = {0}, square8 = {0}, rest8b = {0}, square8b = {0};
+        F(lanes8) rest8 = {0}, square8 = {0}, rest8b = {0}, square8b = {0};
         if (weighted)
             for (ptrdiff_t g = 0; g < groups; g++) {
-                const lanes8 v = values[g] - rough, wv = v * weights[g];
+                const F(lanes8) v = values[g] - rough, wv = v * weights[g];
                 rest8 += wv;
                 square8 += wv * v;
             }
         else
             for (ptrdiff_t g = 0; g < groups; g += 2) {
-                const lanes8 v = values[g] - rough, v2 = values[g + 1] - rough;
+                const F(lanes8) v = values[g] - rough, v2 = values[g + 1] - rough;
                 rest8 += v;
                 square8 += v * v;
                 rest8b += v2;
                 square8b += v2 * v2;
             }
-        lanes8 ends[4] = {rest8, rest8b, square8, square8b};
+        F(lanes8) ends[4] = {rest8, rest8b, square8, square8b};
         const double rest = F(sum)(ends, 2), square = F(sum)(ends + 2, 2);
         /* The mean of equal items is exact: what rounding left in rough, rest takes out to the last bit. */
         if (seen == 0) origin = rough + rest / count;

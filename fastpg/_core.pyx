@@ -508,6 +508,64 @@ def kl_estimate(tuple kl, double bound, tuple arrays, cnp.ndarray value, cnp.nda
         fastpg_kl_estimate(dtype, &q, bound, &t, to)
 
 
+# --- statistics of arrays: contiguous, of equal sizes, of one dtype, masks bool; `_moments` sees to that
+
+cdef extern from "statistic.h" nogil:
+    void fastpg_moments(fastpg_dtype dtype, const void *x, const unsigned char *mask, const void *weight, Py_ssize_t n, double *state)
+    void fastpg_whiten(fastpg_dtype dtype, const void *x, const unsigned char *mask, Py_ssize_t n, double mean, double factor, int divide,
+                       void *out)
+
+
+cdef fastpg_dtype dtype_of(cnp.ndarray x):
+    return FASTPG_F32 if cnp.PyArray_TYPE(x) == cnp.NPY_FLOAT32 else FASTPG_F64
+
+
+def moments(cnp.ndarray x not None, object mask, object weight, tuple state):
+    """count, mean and m2 of x merged into those in state."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x)
+    cdef double carried[3]
+    cdef void *m = data_of(mask)
+    cdef void *w = data_of(weight)
+    carried[0], carried[1], carried[2] = state
+    with nogil:
+        fastpg_moments(dtype, cnp.PyArray_DATA(x), <unsigned char *>m, w, n, carried)
+    return carried[0], carried[1], carried[2]
+
+
+def row_moments(cnp.ndarray x not None, object mask, object weight, Py_ssize_t rows, cnp.ndarray out not None):
+    """count, mean and m2 of each row of x, one after the other in memory, into out, float64 (rows, 3)."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(x) // rows, size = n * cnp.PyArray_ITEMSIZE(x), i
+    cdef char *data = cnp.PyArray_BYTES(x)
+    cdef char *m = <char *>data_of(mask)
+    cdef char *w = <char *>data_of(weight)
+    cdef double *state = <double *>cnp.PyArray_DATA(out)
+    with nogil:
+        for i in range(rows):
+            state[3 * i] = state[3 * i + 1] = state[3 * i + 2] = 0
+            fastpg_moments(
+                dtype, data + i * size, <unsigned char *>(m + i * n if m else NULL), w + i * size if w else NULL, n, state + 3 * i
+            )
+
+
+def whiten(cnp.ndarray x not None, object mask, cnp.ndarray mean not None, cnp.ndarray by not None, bint divide,
+           cnp.ndarray out not None):
+    """(x - mean) * by, or / by, into out, 0 where masked; mean and by hold one float64 a row, rows one after the other in memory."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef Py_ssize_t rows = cnp.PyArray_SIZE(mean), n = cnp.PyArray_SIZE(x) // max(rows, 1), size = n * cnp.PyArray_ITEMSIZE(x), i
+    cdef char *data = cnp.PyArray_BYTES(x)
+    cdef char *to = cnp.PyArray_BYTES(out)
+    cdef char *m = <char *>data_of(mask)
+    cdef double *means = <double *>cnp.PyArray_DATA(mean)
+    cdef double *bys = <double *>cnp.PyArray_DATA(by)
+    with nogil:
+        for i in range(rows):
+            fastpg_whiten(
+                dtype, data + i * size, <unsigned char *>(m + i * n if m else NULL), n, means[i], bys[i], divide, to + i * size
+            )
+
+
 if os.environ.get("FASTPG_ISA"):
     try:
         use_isa(os.environ["FASTPG_ISA"])

@@ -137,10 +137,12 @@ def spread_loop(inputs: tuple[Input, ...], layout: Layout) -> Loop:
 def missing_loop(inputs: tuple[Input, ...], layout: Layout) -> Loop:
     """Finds a step that reads V of its next state where only V after the last step of its lane was given."""
     terminated, truncated = (_item(f"a{k}", x, layout) for k, x in enumerate(inputs))
-    run = [f"if {truncated} and not {terminated} and not {layout.last}:", "    found[0] = i"]
-    run += layout.set_last(False)
+    gap = layout.carry  # 1 where mask_mode "reset" cuts between this step and the one before
+    run = [f"if ({truncated} or {gap} != zero) and not {terminated} and not {layout.last}:", "    found[0] = i"]
+    run += [f"{gap} = zero", *layout.set_last(False)]
+    skip = [f"{gap} = real(1)"] if layout.mode == "reset" else ["pass"]
     arrays = {f"a{k}": _type(x, layout) for k, x in enumerate(inputs)} | {"found": _array(np.dtype(np.int64))}
-    return _compile("missing", layout, arrays, _masked(layout, run, ["pass"]), [])
+    return _compile("missing", layout, arrays, _masked(layout, run, skip), ["carry = initial"])
 
 
 # The index is unsigned because Numba then leaves out what makes -1 the last item: 1.1 to 1.7 times as fast. A row of many

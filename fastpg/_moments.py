@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastpg import _core, _statistics
+from fastpg import _core
 from fastpg._check import as_axis, as_flags, as_floats, same_shape
 
 Array = NDArray[Any]
@@ -43,12 +43,12 @@ def moments_of(x: Array, mask: Array | None, weight: Array | None, axes: tuple[i
     if axes is None:
         state = (0.0, 0.0, 0.0)
         for part, m, w in _contiguous(x, mask, weight):
-            state = _statistics.moments(_core.isa(), part, m, w, state)
+            state = _core.moments(part, m, w, state)
         return Moments(*state)
     shape = tuple(1 if k in axes else n for k, n in enumerate(x.shape))
     if axes[0] == x.ndim - len(axes) and x.size and all(a is None or a.flags.c_contiguous for a in (x, mask, weight)):
         rows = np.empty((math.prod(shape), 3))
-        _statistics.row_moments(_core.isa(), x, mask, weight, len(rows), rows)
+        _core.row_moments(x, mask, weight, len(rows), rows)
         return Moments(*(field.reshape(shape) for field in rows.T))
     # A block and its deviations; its selector, then its weighted or squared deviations; its weights.
     scratch = np.empty((2 + (weight is not None), min(x.size, BLOCK)))
@@ -167,13 +167,13 @@ def apply(x: Array, mask: Array | None, mean: Any, divisor: Any, out: Array) -> 
     if one or mean.size == math.prod(x.shape[:inner]):  # every row of the last axes has its own
         means, bys = (np.array([mean]), np.array([by])) if one else (np.ascontiguousarray(a) for a in (mean, by))
         if out.flags.carray and x.flags.c_contiguous and (mask is None or mask.flags.c_contiguous):
-            _statistics.whiten(_core.isa(), x, mask, means, bys, divide, out)
+            _core.whiten(x, mask, means, bys, divide, out)
             return
     if one:
         for block in blocks(x.shape):
             m = None if mask is None else np.ascontiguousarray(mask[block])
             made = np.empty(x[block].shape, out.dtype)
-            _statistics.whiten(_core.isa(), np.ascontiguousarray(x[block]), m, means, bys, divide, made)
+            _core.whiten(np.ascontiguousarray(x[block]), m, means, bys, divide, made)
             out[block] = made
         return
     inside = out.dtype == np.float64

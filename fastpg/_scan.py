@@ -68,7 +68,7 @@ def scan(
     A parameter named `truncated` is True at the last step of each lane: the end of a buffer is a truncation. If the step has
     both `value` and `next_value`, the latter may be V after the last step of each lane alone, and is value[t+1] elsewhere: (N,),
     (B,), or by env_id one a lane, which next_value[env_id] finds, or else in the order of the sorted ids. Then no step before the
-    last may be truncated, and before a gap that resets it is 0. `terminated` and `truncated` are bool; `gamma` and `lambda_` lie
+    last may be truncated, or stand before a gap that resets. `terminated` and `truncated` are bool; `gamma` and `lambda_` lie
     in [0, 1].
 
     Everything is computed in the dtype of the first array, float32 or float64. `out` takes a single result. Each step, with
@@ -213,16 +213,20 @@ def _after(step: Any, arrays: dict[str, Array], batch: _Batch, first: str, x: Ar
         return None
     if value is not None and value.shape != x.shape:
         raise ValueError(f"value has shape {value.shape}; {x.shape} is wanted where next_value is {next_value.shape}")
-    truncated = arrays.get("truncated")
-    if truncated is not None and truncated.any():
-        ended = {"terminated": arrays.get("terminated", np.zeros((), bool)), "truncated": truncated}
+    no = np.zeros((), bool)
+    ended = {name: arrays.get(name, no) for name in ("terminated", "truncated")}
+    truncated, resets = ended["truncated"], batch.layout.mode == "reset"
+    if truncated.any() or (resets and not batch.live.all()):
         found = np.array([-1])
         inputs = tuple(Input(name, "array" if array.ndim else "number", True) for name, array in ended.items())
         batch.run(missing_loop(inputs, batch.layout), [*ended.values(), found])
         if found[0] >= 0:
-            where = ", ".join(str(int(k)) for k in np.unravel_index(found[0], x.shape))
+            index = np.unravel_index(found[0], x.shape)
+            where = f"[{', '.join(str(int(k)) for k in index)}]"
+            cut = np.broadcast_to(truncated, x.shape)[index]
+            why = f"truncated{where} is set" if cut else f"mask_mode 'reset' cuts after {first}{where},"
             raise ValueError(
-                f"next_value has shape {next_value.shape}, but truncated[{where}] is set before the last step of its lane: the value"
+                f"next_value has shape {next_value.shape}, but {why} before the last step of its lane: the value"
                 f" of the state that it led to is missing; next_value shaped like {first}, {x.shape}, is wanted"
             )
     return after

@@ -1,24 +1,35 @@
-"""The command line: fastpg train | eval | bench | selftest | info."""
+"""The command line: fastpg train | eval | plot | export | bench | selftest | info."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
+import subprocess
 import sys
+import time
+import traceback
+import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 import fastpg
 from fastpg import adapters
+from fastpg.train.run import SAVE_EVERY
 
 __all__ = ["main"]
 
-ALGOS = ("ppo", "reinforce")
+Algo = Literal["ppo", "a2c", "trpo", "reinforce", "grpo"]
+ALGOS: tuple[str, ...] = get_args(Algo)
+# What a user can mend, told in one line.
+USERS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 
 
 def _option(help: str, default: Any, **metadata: Any) -> Any:
@@ -34,10 +45,21 @@ class Train:
     """Trains an agent. The run folder gets metrics.jsonl, config.json, checkpoint.npz and learning_curve.png."""
 
     env: str = _argument("ENV", "environment: any Gymnasium id, or fastpg/CartPole-v1, built in")
-    algo: Literal["ppo", "reinforce"] = _option("algorithm; --algo NAME --help lists its options", "ppo")
+    algo: Algo = _option("algorithm; --algo NAME --help lists its options", "ppo")
+    resume: Path | None = _option("go on with this run, ENV and options as they were; a larger --steps trains on", None)
+    seeds: str = _option("instead of --seed, one run each, side by side: 0:10 is 0 to 9; or 3,5,8", "")
+    settings: str = _option(
+        "options tuned for ENV: tuned, none, or a TOML file like fastpg/train/settings.toml", "tuned"
+    )
+    save_every: int = _option("environment steps between checkpoints", SAVE_EVERY)
     runs: Path = _option("folder of run folders", Path("runs"))
+    tensorboard: bool = _option("write TensorBoard files into the run folder too", False)
     json: bool = _option("end with one JSON line, alone on stdout", False)
     config: Any
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise ValueError(f"save_every is {self.save_every}; wanted 1 step or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +68,29 @@ class Eval:
 
     run: Path = _argument("RUN", "run folder or checkpoint")
     episodes: int = _option("number of episodes", 100)
-    seed: int = _option("of the environment", 0)
+    seed: int = _option("of the environment, and of sampled actions", 0)
+    sample: bool = _option("draw actions from the policy instead of taking the most likely", False)
+    video: Path | None = _option("also film the episodes into this folder", None, metavar="FOLDER")
     json: bool = _option("print one JSON line", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draws learning curves: the mean over runs that differ only in their seed, in a band of one standard error."""
+
+    runs: tuple[Path, ...] = _argument("RUN...", "run folders")
+    out: Path = _option("picture to write: .png, .svg or .pdf", Path("curves.png"), metavar="FILE")
+    x: Literal["steps", "seconds"] = _option("along the x axis", "steps")
+    y: str = _option("along the y axis, a field of metrics.jsonl", "mean_return")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes the trained policy, most likely action, for use without fastpg."""
+
+    run: Path = _argument("RUN", "run folder or checkpoint")
+    onnx: Path | None = _option("as an ONNX graph", None, metavar="FILE")
+    npz: Path | None = _option("as plain NumPy arrays; docs/training.md has the loader", None, metavar="FILE")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +117,50 @@ def train(args: Train) -> None:
     from fastpg.train.run import Run, create_folder, evaluate
 
     algo, config = import_module(f"fastpg.train.{args.algo}"), args.config
+    libraries = {
+        "tqdm": "train",
+        "matplotlib": "train",
+        **({"tensorboardX": "tensorboard"} if args.tensorboard else {}),
+    }
+    for library, extra in libraries.items():
+        adapters.must_have(library, extra)  # say that it is missing now, not after training
     tqdm, matplotlib = import_module("fastpg.adapters.tqdm"), import_module("fastpg.adapters.matplotlib")
-    for library in ("tqdm", "matplotlib.figure"):
-        adapters.require(library)  # say that it is missing now, not after training
     env = adapters.make_env(args.env, config.lanes)
-    folder = create_folder(args.runs, env.id, args.algo, config.seed)
-    try:
-        with tqdm.progress_bar(config.steps) as progress:
-            run = Run(config, env, folder, progress)
-            agent = algo.train(config, env, run)
-        seconds = run.seconds
-        returns = evaluate(agent, adapters.make_env(args.env, 20), 100, seed=config.seed + 1_000_000)
-    except KeyboardInterrupt:
-        checkpoint = folder / "checkpoint.npz"
-        raise KeyboardInterrupt(f"checkpoint in {checkpoint}" if checkpoint.exists() else "no checkpoint") from None
-    finally:
-        env.close()
+    with contextlib.closing(env):
+        folder = args.resume or create_folder(args.runs, env.id, args.algo, config.seed)
+        run = Run(
+            config,
+            env,
+            folder,
+            save_every=args.save_every,
+            resume=args.resume is not None,
+            note={"settings": args.settings},
+        )
+        try:
+            with contextlib.ExitStack() as stack:
+                listeners = [stack.enter_context(tqdm.progress_bar(config.steps, run.steps))]
+                if args.tensorboard:
+                    tensorboard = import_module("fastpg.adapters.tensorboard")
+                    listeners.append(stack.enter_context(tensorboard.event_files(folder / "tensorboard", run.metrics)))
+                run.listeners = listeners
+                agent = algo.train(config, env, run)
+            seconds = run.seconds
+            returns = evaluate(agent, adapters.make_env(args.env, 20), 100, seed=config.seed + 1_000_000)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(run.kept()) from None
+        except (OSError, ImportError):
+            raise
+        except Exception as error:
+            message = str(error)
+            if not isinstance(error, USERS):  # the environment's own, or a mistake of ours
+                traceback.print_exc()
+                cause: BaseException = error
+                while cause.__cause__ is not None:
+                    cause = cause.__cause__
+                where = traceback.extract_tb(cause.__traceback__)[-1]
+                message += f" ({type(cause).__name__} in {where.filename}, line {where.lineno}): mend that"
+            raise RuntimeError(f"{message} ({run.kept()})") from error
     title = f"{env.id}, {args.algo}, psi {config.psi}, seed {config.seed}"
-    matplotlib.learning_curve(run.metrics, folder / "learning_curve.png", title=title, threshold=env.reward_threshold)
     solved = run.solved_at_step is not None
     result = {
         "env": env.id,
@@ -105,8 +174,13 @@ def train(args: Train) -> None:
         "solved_at_step": run.solved_at_step,
         "solved_at_seconds": round(run.solved_at_seconds or 0.0, 3) if solved else None,
         "run_dir": str(folder),
+        "settings": args.settings,
     }
-    (folder / "result.json").write_text(json.dumps(result) + "\n")
+    with run.writing():
+        matplotlib.learning_curve(
+            run.metrics, folder / "learning_curve.png", title=title, threshold=env.reward_threshold
+        )
+        (folder / "result.json").write_text(json.dumps(result) + "\n")
     if args.json:
         print(json.dumps(result))
         return
@@ -119,14 +193,88 @@ def train(args: Train) -> None:
     print(f"saved       {folder}")
 
 
+def _numbers(text: str) -> list[int]:
+    try:
+        if ":" in text:
+            start, stop = map(int, text.split(":"))
+            seeds = list(range(start, stop))
+        else:
+            seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        seeds = []
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"--seeds is {text!r}; wanted two numbers START:STOP, STOP left out, or different ones N,N,..."
+        )
+    return seeds
+
+
+def train_seeds(args: Train, argv: Sequence[str]) -> int:
+    """fastpg train --seeds: a process each, as many at a time as there are cores, one thread in each."""
+    seeds = _numbers(args.seeds)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = ("OMP", "OPENBLAS", "MKL", "NUMBA", "FASTPG")
+    one_thread = os.environ | {f"{library}_NUM_THREADS": "1" for library in threads}
+    out = sys.stderr if args.json else sys.stdout
+    start = time.perf_counter()
+
+    def one(seed: int) -> dict[str, Any] | None:
+        options = [*argv, "--seeds", "", "--seed", str(seed), "--json"]  # the last of two equal options counts
+        done = subprocess.run(
+            [sys.executable, "-m", "fastpg", "train", *options], capture_output=True, text=True, env=one_thread
+        )
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
+            print(f"seed {seed:<6}FAILED  {last[0]}", file=out, flush=True)
+            return None
+        result: dict[str, Any] = json.loads(done.stdout)
+        print(
+            f"seed {seed:<6}mean return {result['mean_return']:<10.1f}{result['seconds']:.1f} s  {result['run_dir']}",
+            file=out,
+            flush=True,
+        )
+        return result
+
+    pool = ThreadPoolExecutor(min(cores, len(seeds)))
+    try:
+        all_results = list(pool.map(one, seeds))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    results = [result for result in all_results if result is not None]
+    returns = np.array([result["mean_return"] for result in results])
+    mean = float(returns.mean()) if results else None
+    error = float(returns.std(ddof=1) / len(results) ** 0.5) if len(results) > 1 else None
+    summary = {
+        "env": args.env,
+        "algo": args.algo,
+        "psi": args.config.psi,
+        "seeds": seeds,
+        "failed": [seed for seed, result in zip(seeds, all_results, strict=True) if result is None],
+        "mean_return": mean,
+        "standard_error": error,
+        "solved": sum(result["solved_at_step"] is not None for result in results),
+        "seconds": round(time.perf_counter() - start, 3),
+        "runs": results,
+    }
+    if args.json:
+        print(json.dumps(summary))
+    elif results:
+        about = "" if error is None else f", standard error {error:.1f}"
+        print(
+            f"{args.env}, {args.algo}, psi {args.config.psi}: mean return {mean:.1f}{about} over {len(results)} seeds"
+        )
+    return 1 if summary["failed"] else 0
+
+
 def evaluate(args: Eval) -> None:
     """fastpg eval"""
     from fastpg.train.run import evaluate, load
 
     agent, about = load(args.run)
-    env = adapters.make_env(about["env"], min(20, max(1, args.episodes)))
-    returns = evaluate(agent, env, args.episodes, args.seed)
-    env.close()
+    with contextlib.closing(adapters.make_env(about["env"], min(20, max(1, args.episodes)))) as env:
+        returns = evaluate(agent, env, args.episodes, args.seed, sample=args.sample)
+    if args.video is not None:
+        film(agent, about["env"], args)
     result = {
         "env": about["env"],
         "algo": about["algo"],
@@ -140,9 +288,50 @@ def evaluate(args: Eval) -> None:
     if args.json:
         print(json.dumps(result))
     else:
-        print(f"{about['env']}, {about['algo']} after {about['steps']:,} steps, most likely action")
+        how = "sampled actions" if args.sample else "most likely action"
+        print(f"{about['env']}, {about['algo']} after {about['steps']:,} steps, {how}")
         print(f"mean return {returns.mean():.1f} over {len(returns)} episodes, std {returns.std():.1f}, ", end="")
         print(f"min {returns.min():g}, max {returns.max():g}")
+
+
+def film(agent: Any, env: str, args: Eval) -> None:
+    """The episodes of fastpg eval --video; built-in environments are Gymnasium's of the same name, step for step."""
+    rng = np.random.default_rng(args.seed)
+
+    def act(observation: Any) -> Any:
+        action = agent.sample(observation, rng) if args.sample else agent.best(observation)
+        return agent.head.to_env(action)
+
+    record = import_module("fastpg.adapters.gymnasium").record
+    record(env.removeprefix("fastpg/"), act, args.video, args.episodes, args.seed)
+
+
+def plot(args: Plot) -> None:
+    """fastpg plot"""
+    from fastpg.train.curves import curves
+
+    if not args.runs:
+        raise ValueError("RUN... is empty; wanted run folders")
+    groups = curves(args.runs, args.x, args.y)
+    import_module("fastpg.adapters.matplotlib").plot_curves(groups, args.out, xlabel=args.x, ylabel=args.y)
+    for curve in groups:
+        print(f"{curve.env:<24}{curve.label:<24}{curve.runs} runs, at the end {curve.mean[-1]:.1f}")
+    print(f"saved {args.out}; bands are one standard error to either side")
+
+
+def export(args: Export) -> None:
+    """fastpg export"""
+    from fastpg.train.export import policy_arrays
+    from fastpg.train.run import load
+
+    if args.onnx is None and args.npz is None:
+        raise ValueError("nothing to write; wanted --onnx FILE or --npz FILE")
+    agent, _ = load(args.run)
+    if args.npz is not None:
+        with open(args.npz, "wb") as file:
+            np.savez(file, **policy_arrays(agent))  # type: ignore[arg-type]
+    if args.onnx is not None:
+        import_module("fastpg.adapters.onnx").export(policy_arrays(agent), args.onnx)
 
 
 def bench(args: Bench) -> None:
@@ -185,6 +374,8 @@ def info(args: Info) -> None:
 COMMANDS: dict[str, tuple[type, Callable[[Any], int | None]]] = {
     "train": (Train, train),
     "eval": (Eval, evaluate),
+    "plot": (Plot, plot),
+    "export": (Export, export),
     "bench": (Bench, bench),
     "selftest": (Selftest, selftest),
     "info": (Info, info),
@@ -202,19 +393,58 @@ def _parse(name: str, args: Sequence[str]) -> Any:
     command = COMMANDS[name][0]
     if command is not Train:
         return tyro.parse(command, args, f"fastpg {name}")
-    # The algorithm decides which options there are, so it is read first.
-    algo = "ppo"
+    return _parse_train(args)
+
+
+def _value(args: Sequence[str], option: str) -> str | None:
+    """What follows an option among args, its last one counting; None where it is not there."""
+    found = None
     for k, arg in enumerate(args):
-        key, _, value = arg.partition("=")
-        if key == "--algo":
-            algo = value or " ".join(args[k + 1 : k + 2])
-    if algo not in ALGOS:
+        key, equals, value = arg.partition("=")
+        if key == option:
+            found = value if equals else " ".join(args[k + 1 : k + 2])
+    return found
+
+
+def _parse_train(args: Sequence[str]) -> Train:
+    """Options of a run: those of its algorithm, with the defaults of the run to resume, or those tuned for the environment."""
+    from fastpg.adapters import tyro
+    from fastpg.train import settings
+
+    def parse(**default: Any) -> Train:
+        parsed: Train = tyro.parse(Train, args, "fastpg train", default)
+        return parsed
+
+    # The algorithm decides which options there are, so it is read first.
+    algo = _value(args, "--algo")
+    if algo is not None and algo not in ALGOS:
         raise ValueError(f"--algo is {algo!r}; wanted one of {', '.join(ALGOS)}")
-    return tyro.parse(command, args, f"fastpg {name}", config=import_module(f"fastpg.train.{algo}").Config)
+    folder = _value(args, "--resume")
+    if folder is not None:
+        from fastpg.train.run import read_config
+
+        if _value(args, "--seeds") is not None or _value(args, "--runs") is not None:
+            raise ValueError("--resume goes on with one run, where it is; it takes neither --seeds nor --runs")
+        about = read_config(Path(folder))
+        if algo not in (None, about["algo"]):
+            raise ValueError(
+                f"{folder} is a run of {about['algo']}, but --algo is {algo!r}; leave the option out, or train anew"
+            )
+        if about["algo"] not in ALGOS:
+            raise ValueError(f"{folder}: algo is {about['algo']!r}; wanted one of {', '.join(ALGOS)}")
+        config = settings.config_of(about, folder)
+        parsed = parse(env=about["env"], algo=about["algo"], save_every=about["save_every"], config=config)
+        return replace(parsed, settings=about.get("settings", "none"))
+    page = import_module(f"fastpg.train.{algo or 'ppo'}")
+    parsed = parse(config=page.Config())
+    used, options = settings.tuned(parsed.env, parsed.algo, parsed.settings)
+    if used is not None:
+        parsed = parse(config=page.Config(**options))
+    return replace(parsed, settings=used or "none")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: fine, 1: the selftest failed, 2: something the user can mend, 130: interrupted."""
+    """Runs one command. 0: fine, 1: the selftest or a seed failed, 2: something the user can mend, 130: interrupted."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_help(), file=sys.stdout if args else sys.stderr)
@@ -226,11 +456,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastpg: command is {args[0]!r}; wanted one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return COMMANDS[args[0]][1](_parse(args[0], args[1:])) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"fastpg: warning: {message}", file=sys.stderr)
+            parsed = _parse(args[0], args[1:])
+            if isinstance(parsed, Train) and parsed.seeds:
+                return train_seeds(parsed, args[1:])
+            return COMMANDS[args[0]][1](parsed) or 0
     except KeyboardInterrupt as stop:
         print(f"\nfastpg: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
         return 130
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (*USERS, RuntimeError) as error:
         if sys.flags.dev_mode:  # python -X dev -m fastpg ... shows the traceback
             raise
         print(f"fastpg: {' '.join(str(error).split())}", file=sys.stderr)

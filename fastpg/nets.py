@@ -7,7 +7,7 @@ So clipping, Adam and a checkpoint each handle one array.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -217,6 +217,10 @@ class Adam:
     def state(self) -> dict[str, Array]:
         """Both moments as views, and t."""
         return {"m": self.m, "v": self.v, "t": np.array(self.t)}
+
+    def restore(self, saved: Mapping[str, Array]) -> None:
+        """Goes on from an earlier state()."""
+        self.m[...], self.v[...], self.t = saved["m"], saved["v"], int(saved["t"])
 
     def step(self, grad: Array, lr: float) -> None:
         """Changes the parameter in place, downhill along grad."""

@@ -1,6 +1,6 @@
 /* csrc/ on its own: every kernel on every instruction set, against closed forms, over the sizes where traversals change.
  * Built under sanitizers by `make sanitize`. Buffers are exact, so that one item too far is seen. */
-#include "fastpg.h"
+#include "statistic.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -156,6 +156,26 @@ static void over_rows(int k, fastpg_dtype dtype, ptrdiff_t rows, ptrdiff_t actio
     for (int i = 0; i < kernel->n_parameters; i++) free(arrays[i]);
 }
 
+/* Whitening of items with their own moments: mean 0, squares that sum to the count; masked ones 0. Arrays end where their memory ends. */
+static void statistics(fastpg_dtype dtype, ptrdiff_t n, int masked)
+{
+    const size_t size = (size_t)n * (dtype == FASTPG_F32 ? sizeof(float) : sizeof(double));
+    void *x = malloc(size), *out = malloc(size), *weight = malloc(size);
+    unsigned char *mask = malloc((size_t)n);
+    for (ptrdiff_t i = 0; i < n; i++) set(x, dtype, i, (double)(i % 13)), set(weight, dtype, i, 1), mask[i] = i % 3 != 0;
+    double found[3] = {0, 0, 0}, weighted[3] = {0, 0, 0}, sum = 0, square = 0;
+    fastpg_moments(dtype, x, masked ? mask : NULL, NULL, n, found);
+    fastpg_moments(dtype, x, masked ? mask : NULL, weight, n, weighted);
+    expect(found[0] == weighted[0] && fabs(found[2] - weighted[2]) <= 1e-9 * found[2], "weights of 1", "moments", n, masked);
+    if (found[2] > 0) {
+        fastpg_whiten(dtype, x, masked ? mask : NULL, n, found[1], sqrt(found[0] / found[2]), 0, out);
+        for (ptrdiff_t i = 0; i < n; i++) sum += get(out, dtype, i), square += get(out, dtype, i) * get(out, dtype, i);
+        for (ptrdiff_t i = 0; masked && i < n; i += 3) expect(get(out, dtype, i) == 0, "a masked item", "whiten", n, masked);
+        expect(fabs(sum) < 1e-5 * (double)n && fabs(square / found[0] - 1) < 1e-5, "moments of the result", "whiten", n, masked);
+    }
+    free(x), free(out), free(weight), free(mask);
+}
+
 /* With any argument, only the sizes that threads share. */
 int main(int argc, char **argv)
 {
@@ -168,6 +188,8 @@ int main(int argc, char **argv)
     for (int isa = 0; isa < fastpg_isa_count(); isa++) {
         if (!fastpg_isa_runs_here(isa) || fastpg_isa_use(fastpg_isa_name(isa))) continue;
         if (only_large && isa > 0) continue; /* threads share work alike on every set */
+        for (int i = 0; i < SIZES; i++)
+            for (int way = 0; way < 4; way++, runs++) statistics(way & 1 ? FASTPG_F32 : FASTPG_F64, sizes[i], way & 2);
         for (int k = 0; k < fastpg_kernel_count(); k++)
             for (int dtype = 0; dtype < FASTPG_DTYPES; dtype++)
                 for (int i = 0; i < SIZES; i++)

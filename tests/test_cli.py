@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastpg
+from fastpg import cli
+from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from fastpg.train import export, ppo, settings
+from fastpg.train.agent import Agent
+from fastpg.train.curves import curves
+from fastpg.train.run import load
 
 for extra in ("gymnasium", "matplotlib", "tqdm", "tyro"):
     pytest.importorskip(extra)
@@ -31,6 +41,7 @@ RESULT = [
     "solved_at_step",
     "solved_at_seconds",
     "run_dir",
+    "settings",
 ]
 
 
@@ -113,7 +124,12 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
         out, err = process.communicate(timeout=60)
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.npz")
     assert process.returncode == 130 and out == "" and "Traceback" not in err
-    assert f"interrupted; checkpoint in {checkpoint.relative_to(tmp_path)}" in err
+    folder = checkpoint.parent.relative_to(tmp_path)
+    assert (
+        f"interrupted; checkpoint of step {json.loads(np.load(checkpoint)['about'].item())['steps']:,} in {folder}"
+        in err
+    )
+    assert f"go on with fastpg train --resume {folder}" in err
     told = fastpg_("eval", str(checkpoint), "--episodes", "3", "--json", cwd=tmp_path)
     assert told.returncode == 0 and json.loads(told.stdout)["trained_steps"] > 0
 
@@ -122,18 +138,33 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
     ("args", "words"),
     [
         ([], "usage: fastpg COMMAND"),
-        (["fly"], "command is 'fly'; wanted one of train, eval, bench, selftest, info"),
+        (["fly"], "command is 'fly'; wanted one of train, eval, plot, export, bench, selftest, info"),
         (["train"], "ENV"),
         (["train", "Nope-v1"], "env is 'Nope-v1'"),
         (["train", "fastpg/Nope-v1"], "id is 'fastpg/Nope-v1'; built in: fastpg/CartPole-v1"),
-        (["train", "Pendulum-v1"], "wanted Discrete"),
-        (["train", "CartPole-v1", "--algo", "sarsa"], "--algo is 'sarsa'; wanted one of ppo, reinforce"),
+        (["train", "envpool:Nope-v1"], "envpool"),
+        (
+            ["train", "CartPole-v1", "--algo", "sarsa"],
+            "--algo is 'sarsa'; wanted one of ppo, a2c, trpo, reinforce, grpo",
+        ),
         (["train", "CartPole-v1", "--algo"], "--algo is ''"),
         (["train", "CartPole-v1", "--psi", "best"], "invalid choice 'best'"),
         (["train", "CartPole-v1", "--gamma", "2"], "gamma is 2.0; wanted a number in [0, 1]"),
         (["train", "CartPole-v1", "--seed", "x"], "--seed"),
         (["train", "CartPole-v1", "--value-epochs", "3"], "--value-epochs"),  # REINFORCE has it, PPO has not
         (["train", "CartPole-v1", "--runs", "/dev/null"], "/dev/null"),
+        (["train", "CartPole-v1", "--runs", "/proc/none"], "choose another place with --runs"),
+        (["train", "CartPole-v1", "--save-every", "0"], "save_every is 0"),
+        (
+            ["train", "CartPole-v1", "--settings", "no.toml"],
+            "settings is 'no.toml'; wanted tuned, none, or a TOML file",
+        ),
+        (["train", "CartPole-v1", "--seeds", "3:1"], "--seeds is '3:1'; wanted two numbers START:STOP"),
+        (["train", "CartPole-v1", "--seeds", "1,1"], "--seeds is '1,1'"),
+        (["train", "--resume", "nowhere"], "nowhere is not a run folder: it has no config.json"),
+        (["plot", "nowhere"], "nowhere is not a run folder"),
+        (["plot"], "RUN..."),
+        (["export", "nowhere", "--npz", "x.npz"], "no checkpoint at nowhere"),
         (["eval", "nowhere"], "no checkpoint at nowhere"),
         (["eval", sys.executable], "is not a fastpg checkpoint"),
         (["bench", "--jsn", "x"], "--jsn"),
@@ -156,13 +187,13 @@ def test_a_missing_extra_is_named_with_its_remedy(extra, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "bench", "selftest", "info"])
+@pytest.mark.parametrize("command", ["train", "eval", "plot", "export", "bench", "selftest", "info"])
 def test_every_command_explains_itself(command, tmp_path):
     done = fastpg_(command, "--help", cwd=tmp_path)
     assert done.returncode == 0 and f"fastpg {command}" in done.stdout
 
 
-@pytest.mark.parametrize("algo", ["ppo", "reinforce"])
+@pytest.mark.parametrize("algo", cli.ALGOS)
 def test_train_help_lists_each_field_of_the_config_with_its_sentence(algo, tmp_path):
     from dataclasses import fields
     from importlib import import_module
@@ -171,7 +202,11 @@ def test_train_help_lists_each_field_of_the_config_with_its_sentence(algo, tmp_p
     text = " ".join(done.stdout.replace("│", " ").split())
     for field in fields(import_module(f"fastpg.train.{algo}").Config):
         assert f"--{field.name.replace('_', '-')}" in text.replace("lambda_", "lambda-")
-    for sentence in ("of initial weights, environment and actions", "gae,td_residual", "environments side by side"):
+    for sentence in (
+        "of initial weights, environment and actions",
+        "total_return,reward_to_go",
+        "environments side by side",
+    ):
         assert sentence in text
 
 
@@ -204,11 +239,246 @@ def test_selftest_fails_aloud_when_a_kernel_is_wrong(tmp_path):
 def test_importing_the_command_line_imports_no_extra(tmp_path):
     code = (
         "import sys, fastpg.cli, fastpg.adapters.gymnasium, fastpg.adapters.tyro;"
+        "import fastpg.adapters.matplotlib, fastpg.adapters.onnx, fastpg.adapters.tensorboard;"
         "import fastpg.train.ppo, fastpg.train.reinforce;"
-        "print([name for name in ('gymnasium', 'matplotlib', 'tqdm', 'tyro', 'numba') if name in sys.modules])"
+        "print([name for name in ('gymnasium', 'matplotlib', 'onnx', 'tensorboardX', 'tqdm', 'tyro', 'numba') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_training_on_a_built_in_environment_imports_neither_gymnasium_nor_matplotlib_before_the_end(tmp_path):
+    code = (
+        "import sys; from fastpg.train import run; real = run.evaluate\n"
+        "def evaluate(*args, **kwargs):\n"
+        "    print([name for name in ('gymnasium', 'matplotlib') if name in sys.modules]); return real(*args, **kwargs)\n"
+        "run.evaluate = evaluate; from fastpg.cli import main; sys.exit(main())"
+    )
+    args = "train fastpg/CartPole-v1 --steps 1000".split()
+    done = fastpg_(*args, cwd=tmp_path, command=[sys.executable, "-c", code])
+    assert done.returncode == 0 and done.stdout.startswith("[]\n"), done.stdout + done.stderr
+
+
+def test_eval_samples_actions_when_asked_and_the_same_ones_for_a_seed(trained):
+    cwd, done = trained
+    args = ["eval", json.loads(done.stdout)["run_dir"], "--episodes", "20", "--json"]
+    best, sampled, again, other = (
+        json.loads(fastpg_(*args, *more, cwd=cwd).stdout)
+        for more in ([], ["--sample"], ["--sample"], ["--sample", "--seed", "1"])
+    )
+    assert sampled == again and sampled != best and sampled != other
+
+
+def test_seeds_train_side_by_side_with_a_summary(tmp_path):
+    args = "train fastpg/CartPole-v1 --seeds 0:3 --steps 3000 --json --hidden 8 8"
+    done = fastpg_(*args.split(), cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.count("\n") == 1, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["env"], told["algo"], told["psi"], told["seeds"]) == ("fastpg/CartPole-v1", "ppo", "gae", [0, 1, 2])
+    assert told["failed"] == [] and [run["seed"] for run in told["runs"]] == [0, 1, 2]
+    returns = [run["mean_return"] for run in told["runs"]]
+    assert told["mean_return"] == pytest.approx(sum(returns) / 3)
+    variance = sum((x - told["mean_return"]) ** 2 for x in returns) / 2
+    assert told["standard_error"] == pytest.approx((variance / 3) ** 0.5)
+    assert len({run["run_dir"] for run in told["runs"]}) == 3
+    # Each is the run that its seed gives alone.
+    alone = fastpg_(*"train fastpg/CartPole-v1 --seed 1 --steps 3000 --json --hidden 8 8".split(), cwd=tmp_path)
+    one, two = (load(tmp_path / json.loads(line)["run_dir"])[0] for line in (alone.stdout, json.dumps(told["runs"][1])))
+    assert one.policy.parameter.tobytes() == two.policy.parameter.tobytes()
+
+
+def test_a_failing_seed_does_not_stop_the_others_and_the_exit_code_tells(tmp_path):
+    # The process of seed 1 kills itself while Python starts.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if '--seed' in (args := sys.orig_argv) and args[args.index('--seed') + 1] == '1':\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(fastpg.__file__).parents[1])])
+    done = subprocess.run(
+        [*COMMAND, *"train fastpg/CartPole-v1 --seeds 0,1,2 --steps 1000".split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+    assert done.returncode == 1, done.stderr
+    assert "seed 1     FAILED  ended with code -9" in done.stdout
+    assert "over 2 seeds" in done.stdout and len(list(tmp_path.glob("runs/*/result.json"))) == 2
+
+
+def test_tuned_settings_are_defaults_that_options_override(tmp_path):
+    table = tmp_path / "mine.toml"
+    table.write_text('["CartPole-v1".ppo]\nlr = 0.5\nhidden = [4, 5]\nsteps = 600\n')
+    args = ["train", "fastpg/CartPole-v1", "--json"]
+    done = fastpg_(*args, "--settings", str(table), "--lr", "0.01", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    config = json.loads((tmp_path / told["run_dir"] / "config.json").read_text())
+    assert told["settings"] == config["settings"] == "CartPole-v1.ppo"
+    assert (config["config"]["lr"], config["config"]["hidden"], config["config"]["steps"]) == (0.01, [4, 5], 600)
+    done = fastpg_(*args, "--settings", "none", "--steps", "600", cwd=tmp_path)
+    told = json.loads(done.stdout)
+    config = json.loads((tmp_path / told["run_dir"] / "config.json").read_text())["config"]
+    assert told["settings"] == "none" and config == json.loads(json.dumps(asdict(ppo.Config(steps=600))))
+    for text, words in (
+        ("lr = ", "is not TOML"),
+        ('["CartPole-v1".ppo]\nwarp = 9', "has warp, which is no option of ppo"),
+    ):
+        table.write_text(text)
+        done = fastpg_(*args, "--settings", str(table), cwd=tmp_path)
+        assert done.returncode == 2 and words in done.stderr
+
+
+def test_every_table_of_settings_fits_its_algorithm():
+    for env, tables in tomllib.loads(settings.TUNED.read_text()).items():
+        for algo in tables:
+            used, options = settings.tuned(env, algo)
+            assert used == f"{env}.{algo}" and algo in cli.ALGOS
+            import_module(f"fastpg.train.{algo}").Config(**options)
+    assert settings.tuned("envpool:CartPole-v1", "ppo") == settings.tuned("CartPole-v1", "ppo")
+    assert settings.tuned("other/CartPole-v1", "ppo") == settings.tuned("Nope-v0", "ppo") == (None, {})
+
+
+def record(folder, algo, seed, steps, returns, env="E-v0"):
+    folder.mkdir()
+    about = {
+        "env": env,
+        "algo": algo,
+        "config": {"psi": "gae", "seed": seed},
+        "save_every": 1,
+        "fastpg": "0",
+        "numpy": "2",
+    }
+    (folder / "config.json").write_text(json.dumps(about))
+    rows = [{"steps": s, "seconds": s / 10, "mean_return": r} for s, r in zip(steps, returns, strict=True)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_curves_are_mean_and_standard_error_over_seeds(tmp_path):
+    folders = [
+        record(tmp_path / "a", "ppo", 0, [10, 20, 40], [None, 2.0, 6.0]),
+        record(tmp_path / "b", "ppo", 1, [10, 40], [1.0, 10.0]),
+        record(tmp_path / "c", "a2c", 1, [10, 20], [5.0, 7.0]),
+    ]
+    ppo_, a2c = curves(folders)
+    assert (ppo_.env, ppo_.label, ppo_.runs, a2c.label, a2c.runs) == ("E-v0", "ppo, psi gae", 2, "a2c, psi gae", 1)
+    assert ppo_.x[0] == 20 and ppo_.x[-1] == 40  # what both have; in between: 2 + 4 u and 4 + 6 u, u = (x - 20) / 20
+    u = (ppo_.x - 20) / 20
+    np.testing.assert_allclose(ppo_.mean, 3 + 5 * u)
+    np.testing.assert_allclose(ppo_.error, (2 + 2 * u) / 2)  # of two numbers: half their distance
+    np.testing.assert_allclose(a2c.error, 0)
+    by_time = curves(folders, "seconds")[1]
+    assert (by_time.x[0], by_time.x[-1]) == (1.0, 2.0)
+    with pytest.raises(ValueError, match="has no row with steps and loss; it has steps, seconds, mean_return"):
+        curves(folders, y="loss")
+    with pytest.raises(ValueError, match="have no steps in common"):
+        curves([record(tmp_path / "d", "ppo", 2, [100], [1.0]), folders[0]])
+
+
+def test_plot_draws_runs_into_a_picture(trained, tmp_path):
+    cwd, done = trained
+    run = json.loads(done.stdout)["run_dir"]
+    for out, start in (("c.png", b"\x89PNG"), ("c.svg", b"<?xml")):
+        told = fastpg_("plot", run, "--out", str(tmp_path / out), "--x", "seconds", cwd=cwd)
+        assert told.returncode == 0 and "one standard error" in told.stdout, told.stderr
+        assert (tmp_path / out).read_bytes().startswith(start)
+    told = fastpg_("plot", run, "--out", str(tmp_path / "c.doc"), cwd=cwd)
+    assert told.returncode == 2 and "c.doc; wanted a file that ends in one of" in told.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"c.png", "c.svg"}
+
+
+def loader():
+    """The loader that docs/training.md shows."""
+    page = (Path(fastpg.__file__).parents[1] / "docs" / "training.md").read_text()
+    (block,) = re.findall(r"```python\n(import numpy as np\n.*?)```", page, re.S)
+    loader = block.partition("def load")[2].partition("return act")[0]
+    assert len(loader.strip().splitlines()) <= 10
+    scope = {}
+    exec(compile(block, "docs/training.md", "exec"), scope)
+    return scope["load"]
+
+
+BOX = Box((-1.0, -0.1), (0.2, 1.0))
+AGENTS = {
+    "discrete": (Discrete(3), {}),
+    "several choices": (MultiDiscrete((2, 4, 3)), {}),
+    "bits": (MultiBinary(3), {}),
+    "box": (BOX, {}),
+    "half a box": (Box((-1.0,), (float("inf"),)), {"hidden": ()}),
+    "standard deviation of the state": (BOX, {"state_std": True}),
+    "squashed": (BOX, {"distribution": "squashed_gaussian", "state_std": True}),
+    "beta": (BOX, {"distribution": "beta", "activation": "relu"}),
+    "shared trunk": (Discrete(4), {"shared_trunk": True}),
+    "normalised": (BOX, {"normalise_observation": True, "shared_trunk": True}),
+}
+
+
+@pytest.fixture(params=AGENTS)
+def agent(request):
+    """An agent, and observations with the actions it takes in them."""
+    space, options = AGENTS[request.param]
+    agent = Agent(3, space, **{"hidden": (8, 8), **options}, rng=np.random.default_rng(0))
+    for net in agent.nets.values():
+        net.parameter[:] = np.random.default_rng(3).standard_normal(len(net.parameter))
+    observation = 5 * np.random.default_rng(4).standard_normal((50, 3)).astype(np.float32)
+    if agent.normaliser is not None:
+        agent.normaliser.update(observation[:20] / 9 + 1)  # so that some of the 50 are beyond 10
+        assert (abs(agent.see(observation)) == 10).any()
+    return agent, observation, agent.head.to_env(agent.best(observation))
+
+
+def test_the_npz_loader_of_the_docs_takes_the_actions_of_the_agent(agent, tmp_path):
+    agent, observation, action = agent
+    np.savez(tmp_path / "policy.npz", **export.policy_arrays(agent))
+    act = loader()(tmp_path / "policy.npz")
+    np.testing.assert_allclose(act(observation), action, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(act(observation[0]), action[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_onnx_graph_takes_the_actions_of_the_agent(agent, tmp_path):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    from fastpg.adapters import onnx
+
+    agent, observation, action = agent
+    onnx.export(export.policy_arrays(agent), tmp_path / "policy.onnx")
+    session = runtime.InferenceSession(tmp_path / "policy.onnx", providers=["CPUExecutionProvider"])
+    output, got = session.run(["output", "action"], {"observation": observation})
+    z = agent.policy.forward(agent.see(observation))[:, : output.shape[1]]
+    np.testing.assert_allclose(output, z, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got, action, rtol=1e-4, atol=1e-5)
+    assert session.run(["action"], {"observation": observation[:1]})[0].shape == action[:1].shape
+
+
+def test_export_writes_both_and_says_what_it_cannot(trained, tmp_path):
+    cwd, done = trained
+    run = json.loads(done.stdout)["run_dir"]
+    told = fastpg_("export", run, "--npz", str(tmp_path / "p.npz"), cwd=cwd)
+    assert told.returncode == 0, told.stderr
+    agent, _ = load(cwd / run)
+    observation = np.random.default_rng(0).standard_normal((9, 4)).astype(np.float32)
+    assert (loader()(tmp_path / "p.npz")(observation) == agent.best(observation)).all()
+    told = fastpg_("export", run, cwd=cwd)
+    assert told.returncode == 2 and "wanted --onnx FILE or --npz FILE" in told.stderr
+
+
+def test_tensorboard_files_hold_each_step_once_after_a_resume_too(tmp_path):
+    pytest.importorskip("tensorboardX")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    args = "train fastpg/CartPole-v1 --steps 1024 --hidden 8 --tensorboard --json".split()
+    folder = tmp_path / json.loads(fastpg_(*args, cwd=tmp_path).stdout)["run_dir"]
+    for steps in (None, "2048"):
+        if steps is not None:
+            fastpg_("train", "--resume", str(folder), "--steps", steps, "--tensorboard", cwd=tmp_path)
+        events = accumulator.EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert len(rows) == (4 if steps is None else 8)
+        for name in ("policy_loss", "entropy", "episodes"):
+            got = [(event.step, event.value) for event in events.Scalars(name)]
+            assert got == [(row["steps"], np.float32(row[name])) for row in rows]
 
 
 def test_foreign_libraries_appear_only_in_adapters():

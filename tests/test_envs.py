@@ -1,4 +1,4 @@
-"""The built-in CartPole against Gymnasium's, number for number; the adapter against environments that tell."""
+"""The built-in CartPole against Gymnasium's, number for number; what make_env chooses."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import numpy as np
 import pytest
 
 from fastpg import adapters, envs
-from fastpg.envs.cartpole import THETA_MOST, CartPole, advance, uniform
+from fastpg.envs.cartpole import THETA_MOST, advance
 from fastpg.envs.spaces import Discrete
+from fastpg.envs.streams import uniform
 
 gym = pytest.importorskip("gymnasium")
+
+CARTPOLE = "fastpg/CartPole-v1"
+NO_STREAM = np.zeros(4, np.uint64)
 
 
 def steer(observation, rng, careless):
@@ -21,7 +25,7 @@ def steer(observation, rng, careless):
 
 
 def test_cartpole_equals_gymnasium_over_thousands_of_steps_and_across_resets():
-    ours, theirs = CartPole(4), [gym.make("CartPole-v1") for _ in range(4)]
+    ours, theirs = envs.make(CARTPOLE, 4), [gym.make("CartPole-v1") for _ in range(4)]
     observation, _ = ours.reset(seed=7)
     assert np.array_equal(observation, [env.reset(seed=7 + n)[0] for n, env in enumerate(theirs)])
     rng, careless = np.random.default_rng(0), np.array([True, False, True, False])
@@ -36,7 +40,7 @@ def test_cartpole_equals_gymnasium_over_thousands_of_steps_and_across_resets():
             if terminated[n] or truncated[n]:
                 after, _ = env.reset()
             assert np.array_equal(observation[n], after)
-            assert np.array_equal(ours.state[n], env.unwrapped.state)  # float64, every bit
+            assert np.array_equal(ours.states[n], env.unwrapped.state)  # float64, every bit
         fell, timed_out = fell + terminated.sum(), timed_out + truncated.sum()
     assert fell > 5 and timed_out > 5
 
@@ -51,7 +55,7 @@ def test_one_step_equals_gymnasium_from_any_state():
         action = int(rng.integers(2))
         theirs.state, theirs.steps_beyond_terminated = state.copy(), None
         _, _, terminated, _, _ = theirs.step(action)
-        assert advance(state, action) == terminated
+        assert advance(state, action, NO_STREAM) == (1.0, terminated)
         assert np.array_equal(state, theirs.state)
         ends += terminated
     assert 100 < ends < 1900
@@ -60,7 +64,7 @@ def test_one_step_equals_gymnasium_from_any_state():
 def test_the_border_itself_is_not_beyond_the_border():
     beyond = np.nextafter(2.4, 3)
     for x, theta, ends in ((2.4, 0, False), (beyond, 0, True), (0, THETA_MOST, False), (0, -0.2095, True)):
-        assert advance(np.array([x, 0.0, theta, 0.0]), 0) == ends
+        assert advance(np.array([x, 0.0, theta, 0.0]), 0, NO_STREAM) == (1.0, ends)
 
 
 def test_reset_stream_is_numpys_pcg64():
@@ -72,16 +76,16 @@ def test_reset_stream_is_numpys_pcg64():
 
 
 def test_a_fall_in_the_last_allowed_step_sets_both_flags():
-    env = CartPole(1)
+    env = envs.make(CARTPOLE, 1)
     env.reset(seed=0)
     env.elapsed[:] = 499
-    env.state[0] = [0, 0, THETA_MOST, 5]
+    env.states[0] = [0, 0, THETA_MOST, 5]
     _, _, terminated, truncated, _ = env.step(np.array([0]))
     assert terminated[0] and truncated[0] and env.elapsed[0] == 0
 
 
 def test_equal_seeds_give_equal_episodes_and_lanes_are_independent():
-    wide, again, narrow = CartPole(3), CartPole(3), CartPole(1)
+    wide, again, narrow = envs.make(CARTPOLE, 3), envs.make(CARTPOLE, 3), envs.make(CARTPOLE, 1)
     a, b, c = (env.reset(seed=s)[0] for env, s in ((wide, 5), (again, 5), (narrow, 7)))
     assert np.array_equal(a, b) and np.array_equal(a[2:], c)  # lane 2 of seed 5 is lane 0 of seed 7
     action = np.array([0, 1, 1])
@@ -89,11 +93,11 @@ def test_equal_seeds_give_equal_episodes_and_lanes_are_independent():
         a, b, c = wide.step(action)[0], again.step(action)[0], narrow.step(action[2:])[0]
         assert np.array_equal(a, b) and np.array_equal(a[2:], c)
     assert not np.array_equal(wide.reset()[0], wide.reset()[0])
-    assert not np.array_equal(CartPole(1).reset()[0], CartPole(1).reset()[0])
+    assert not np.array_equal(envs.make(CARTPOLE, 1).reset()[0], envs.make(CARTPOLE, 1).reset()[0])
 
 
 def test_step_results_are_not_overwritten_by_later_steps():
-    env = CartPole(2)
+    env = envs.make(CARTPOLE, 2)
     env.reset(seed=0)
     first = env.step(np.array([0, 1]))
     kept = first[0].copy(), first[4]["final_obs"].copy()
@@ -103,10 +107,10 @@ def test_step_results_are_not_overwritten_by_later_steps():
 
 @pytest.mark.parametrize(
     ("words", "action"),
-    [("0 or 1", [0, 2]), ("0 or 1", [-1, 0]), ("shape", [0]), ("integers", [0.0, 1.0]), ("shape", [[0, 1]])],
+    [("0 to 1", [0, 2]), ("0 to 1", [-1, 0]), ("shape", [0]), ("integers", [0.0, 1.0]), ("shape", [[0, 1]])],
 )
 def test_cartpole_refuses_bad_actions(words, action):
-    env = CartPole(2)
+    env = envs.make(CARTPOLE, 2)
     env.reset(seed=0)
     with pytest.raises(ValueError, match=words):
         env.step(np.array(action))
@@ -114,7 +118,7 @@ def test_cartpole_refuses_bad_actions(words, action):
 
 def test_cartpole_refuses_a_step_before_reset():
     with pytest.raises(RuntimeError, match="before reset"):
-        CartPole(1).step(np.array([0]))
+        envs.make(CARTPOLE, 1).step(np.array([0]))
 
 
 @pytest.mark.parametrize("id", ["fastpg/CartPole-v1", "CartPole-v1"])
@@ -133,84 +137,6 @@ def test_make_env_gives_the_same_interface_for_both_kinds(id):
     assert observation.shape == info["final_obs"].shape == (3, 4) and info["final_obs"].dtype == np.float32
     assert reward.shape == (3,) and terminated.dtype == truncated.dtype == np.bool_
     env.close()
-
-
-class Counter(gym.Env):
-    """Observes how many steps this episode has; ends after `last`, of old age or at the end of the world."""
-
-    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
-    action_space = gym.spaces.Discrete(2, start=5)
-
-    def __init__(self, last=3, terminal=True, nan_at=None):
-        self.last, self.terminal, self.nan_at, self.actions = last, terminal, nan_at, []
-
-    def reset(self, *, seed=None, options=None):
-        self.t = 0
-        return np.zeros(1), {}
-
-    def step(self, action):
-        self.actions.append(action)
-        self.t += 1
-        end = self.t == self.last
-        seen = np.array([np.nan if self.t == self.nan_at else self.t])
-        return seen, 10.0 + self.t, end and self.terminal, end and not self.terminal, {}
-
-
-def test_adapter_keeps_the_observation_that_a_reset_would_hide():
-    from fastpg.adapters.gymnasium import make
-
-    lengths = iter([2, 3])
-    env = make(lambda: Counter(next(lengths), terminal=False), lanes=2)
-    env.reset(seed=0)
-    seen = [env.step(np.array([0, 1])) for _ in range(6)]
-    assert [s[4]["final_obs"][:, 0].tolist() for s in seen] == [[1, 1], [2, 2], [1, 3], [2, 1], [1, 2], [2, 3]]
-    assert [s[0][:, 0].tolist() for s in seen] == [[1, 1], [0, 2], [1, 0], [0, 1], [1, 2], [0, 0]]
-    assert [s[3].tolist() for s in seen] == [[t in (1, 3, 5), t in (2, 5)] for t in range(6)]
-    assert not any(s[2].any() for s in seen)
-    assert seen[1][1].tolist() == [12.0, 12.0]
-
-
-def test_adapter_shifts_actions_to_where_the_space_starts():
-    from fastpg.adapters.gymnasium import make
-
-    inner = Counter()
-    env = make(inner)
-    env.reset()
-    env.step(np.array([0]))
-    env.step(np.array([1]))
-    assert inner.actions == [5, 6]
-
-
-def test_adapter_names_environment_lane_and_step_of_a_nan():
-    from fastpg.adapters.gymnasium import make
-
-    made = iter([Counter(9), Counter(9, nan_at=2)])
-    env = make(lambda: next(made), lanes=2)
-    env.reset()
-    env.step(np.array([0, 0]))
-    with pytest.raises(FloatingPointError, match="Counter.*lane 1, step 2.*NaN"):
-        env.step(np.array([0, 0]))
-
-
-@pytest.mark.parametrize(
-    ("error", "words", "call"),
-    [
-        (ValueError, "Pendulum-v1 has action space Box.*wanted Discrete", lambda m: m("Pendulum-v1")),
-        (ValueError, "observation space Discrete.*wanted a Box of rank 1", lambda m: m("FrozenLake-v1")),
-        (ValueError, "env is 'Nope-v1'", lambda m: m("Nope-v1")),
-        (ValueError, "env is 'no_such_module:Env-v0'", lambda m: m("no_such_module:Env-v0")),
-        (ValueError, "env is ''", lambda m: m("")),
-        (ValueError, "lanes is 0", lambda m: m("CartPole-v1", 0)),
-        (ValueError, "lanes is 2.*one ready environment", lambda m: m(Counter(), 2)),
-        (TypeError, "vector environment", lambda m: m(gym.make_vec("CartPole-v1", 2))),
-        (ValueError, "action has 1 entries", lambda m: m("CartPole-v1", 2).step(np.array([0]))),
-    ],
-)
-def test_adapter_refuses_what_it_cannot_run(error, words, call):
-    from fastpg.adapters.gymnasium import make
-
-    with pytest.raises(error, match=words):
-        call(make)
 
 
 def test_unknown_built_in_id_is_refused():

@@ -51,6 +51,28 @@ def arguments_of(name, shape, dtype, rng, after=None):
     return {x: every[x] for x in inspect.signature(getattr(reference, name)).parameters if x in every}
 
 
+def lacks_a_value(arguments, axis=0, offsets=None, env_id=None, mask=None, mask_mode="skip"):
+    """Whether next_value is one a lane and a gap that resets comes after a step that is neither terminal nor its lane's last."""
+    reward = arguments["reward"]
+    if mask_mode != "reset" or mask is None or np.shape(arguments.get("next_value", reward)) == reward.shape:
+        return False
+    alive, dead = np.where(mask, 1, 0), arguments["terminated"]
+    if env_id is not None:
+        lanes = [env_id == k for k in range(max(env_id) + 1)]
+    elif offsets is not None:
+        lanes = [slice(a, b) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    elif reward.ndim == 1:
+        lanes = [slice(None)]
+    else:
+        lanes = [(slice(None), k) if axis == 0 else (k, slice(None)) for k in range(reward.shape[1 - axis])]
+    for lane in lanes:
+        line, ends = alive[lane], dead[lane]
+        last = max(np.flatnonzero(line), default=-1)
+        if any(line[t] and not line[t + 1] and not ends[t] for t in range(max(last, 0))):
+            return True
+    return False
+
+
 def run(name, arguments, **layout):
     carry = {"carry": np.zeros(WINDOW)} if name == "n_step_return" else {}
     return scan(getattr(steps, name), **arguments, **layout, **carry)
@@ -96,6 +118,10 @@ def test_scan_with_a_mask_is_its_specification(name, layout, mode):
         arguments = arguments_of(name, shape, dtype, rng, lanes if one_row else None)
         mask = rng.random(shape) < [0.5, 0.8, 0.2, 0.0, 1.0][seed]
         keywords = keywords | {"mask": mask, "mask_mode": mode}
+        if lacks_a_value(arguments, **keywords):
+            with pytest.raises(ValueError, match="mask_mode 'reset' cuts after reward"):
+                run(name, arguments, **keywords)
+            continue
         found = run(name, arguments, **keywords)
         assert_same(name, found, specified(name, arguments, **keywords), f"seed {seed}")
         assert (
@@ -114,6 +140,10 @@ def test_scan_takes_next_value_in_full_and_as_one_row_and_leaves_it_alone(layout
         for after in (None, lanes):
             arguments = arguments_of("gae", shape, np.float64, rng, after)
             before = arguments["next_value"].copy()
+            if lacks_a_value(arguments, **keywords):
+                with pytest.raises(ValueError, match="mask_mode 'reset' cuts after reward"):
+                    run("gae", arguments, **keywords)
+                continue
             found = run("gae", arguments, **keywords)
             np.testing.assert_array_equal(arguments["next_value"], before)
             assert_same("gae", found, specified("gae", arguments, **keywords))
@@ -347,7 +377,8 @@ def test_scan_into_out_takes_no_memory_that_grows_with_the_steps(layout, mode):
     if mode:
         keywords |= {"mask": np.random.default_rng(0).random(shape) < 0.9, "mask_mode": mode}
     lanes = {"time-major": 200, "batch-major": 500, "packed": 500, "interleaved": 100}[layout]
-    arguments = arguments_of("gae", shape, np.float32, np.random.default_rng(0), (lanes,))
+    after = None if mode == "reset" else (lanes,)
+    arguments = arguments_of("gae", shape, np.float32, np.random.default_rng(0), after)
     out = np.empty(shape, np.float32)
     scan(steps.gae, **arguments, **keywords, out=out)
     tracemalloc.start()

@@ -15,7 +15,7 @@ from fastpg.envs import make
 from fastpg.envs.spaces import Discrete
 from fastpg.train import a2c, grpo, ppo, reinforce, trpo
 from fastpg.train.agent import Agent
-from fastpg.train.run import Run, create_folder, evaluate, load, save
+from fastpg.train.run import Run, create_folder, evaluate, load
 
 ALGOS = [ppo, reinforce, a2c, trpo, grpo]
 
@@ -357,12 +357,12 @@ def test_lanes_of_environment_and_config_must_agree(algo):
 
 
 class Poison(Toy):
-    """One step earns infinitely much."""
+    """One step earns so much that its square is infinite in float32."""
 
     def step(self, action):
         observation, reward, *rest = super().step(action)
         if len(self.diary) == 40:
-            reward[:] = np.inf
+            reward[:] = 1e38
         return observation, reward, *rest
 
 
@@ -370,11 +370,14 @@ class Poison(Toy):
 def test_a_loss_that_is_not_finite_stops_training_and_saves_finite_parameters(algo, tmp_path):
     config = small(algo, rows=16, lanes=4, steps=10_000)
     env = Poison(4)
-    with pytest.raises(FloatingPointError, match=r"the loss is .* at step \d+"), np.errstate(invalid="ignore"):
+    with (
+        pytest.raises(FloatingPointError, match=r"the loss is .* at step \d+"),
+        np.errstate(invalid="ignore", over="ignore"),
+    ):
         algo.train(config, env, Run(config, env, tmp_path))
     agent, about = load(tmp_path)
     assert all(np.isfinite(array).all() for array in agent.state().values())
-    assert about["steps"] >= 160
+    assert 0 < about["steps"] < 160  # of the last update that was finished
 
 
 class Interrupted(Toy):
@@ -393,10 +396,9 @@ def test_an_interrupt_leaves_a_checkpoint(algo, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         algo.train(config, env, Run(config, env, tmp_path))
     agent, about = load(tmp_path)
-    assert about["steps"] in (96 * 4, 99 * 4)
+    assert about["steps"] == json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["steps"] <= 99 * 4
     start = Agent(3, Discrete(3), config.hidden, np.random.default_rng(config.seed))
     assert not np.array_equal(agent.policy.parameter, start.policy.parameter)
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) >= 1
 
 
 def test_mean_return_and_solved_are_over_the_last_100_episodes():
@@ -446,58 +448,6 @@ def test_evaluation_does_not_favour_short_episodes():
         evaluate(agent, Lengths(3), 0)
     with pytest.raises(ValueError, match="observations of 4 and Discrete"):
         evaluate(agent, make("fastpg/CartPole-v1"), 1)
-
-
-def test_checkpoint_gives_back_every_parameter(tmp_path):
-    agent = Agent(5, Discrete(3), (7, 6), np.random.default_rng(1))
-    agent.value.parameter += 1
-    save(tmp_path / "checkpoint.npz", agent, {"env": "X", "n": 1})
-    for path in (tmp_path, tmp_path / "checkpoint.npz"):
-        again, about = load(path)
-        assert about == {"env": "X", "n": 1}
-        assert np.array_equal(again.policy.parameter, agent.policy.parameter)
-        assert np.array_equal(again.value.parameter, agent.value.parameter)
-    with np.load(tmp_path / "checkpoint.npz", allow_pickle=False) as file:
-        assert all(file[name].dtype != object for name in file)
-
-
-def test_a_checkpoint_that_fails_half_way_leaves_the_one_before(tmp_path, monkeypatch):
-    agent = Agent(5, Discrete(3), (7,), np.random.default_rng(1))
-    save(tmp_path / "checkpoint.npz", agent, {"n": 1})
-
-    def broken(file, **_):
-        file.write(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez", broken)
-    with pytest.raises(OSError, match="disk full"):
-        save(tmp_path / "checkpoint.npz", agent, {"n": 2})
-    assert load(tmp_path)[1] == {"n": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.npz"]
-
-
-def test_a_checkpoint_is_replaced_never_rewritten(tmp_path):
-    agent = Agent(5, Discrete(3), (7,), np.random.default_rng(1))
-    save(tmp_path / "checkpoint.npz", agent, {"n": 1})
-    (tmp_path / "open").hardlink_to(tmp_path / "checkpoint.npz")  # as a reader that has it open
-    save(tmp_path / "checkpoint.npz", agent, {"n": 2})
-    assert load(tmp_path / "open")[1] == {"n": 1} and load(tmp_path)[1] == {"n": 2}
-
-
-def test_what_is_no_checkpoint_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
-        load(tmp_path)
-    agent = Agent(5, Discrete(3), (7,), np.random.default_rng(1))
-    save(tmp_path / "good.npz", agent, {})
-    whole = (tmp_path / "good.npz").read_bytes()
-    np.savez(tmp_path / "strange.npz", a=np.ones(3))
-    with np.load(tmp_path / "good.npz") as file:
-        np.savez(tmp_path / "short.npz", **{**file, "agent.policy": np.ones(3)})
-    for name, content in (("empty", b""), ("text", b"hello"), ("half", whole[: len(whole) // 2])):
-        (tmp_path / f"{name}.npz").write_bytes(content)
-    for name in ("empty", "text", "half", "strange", "short"):
-        with pytest.raises(ValueError, match="is not a fastpg checkpoint"):
-            load(tmp_path / f"{name}.npz")
 
 
 def test_run_folder_holds_config_and_a_line_of_metrics_for_each_update(tmp_path):

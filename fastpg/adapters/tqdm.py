@@ -12,12 +12,13 @@ __all__ = ["progress_bar"]
 
 
 class progress_bar:
-    """Context that yields a callback for Run: a bar of `steps` steps with steps per second and mean return."""
+    """Context that yields a callback for Run: a bar of `steps` steps, `done` of them done, with speed and mean return."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, done: int = 0) -> None:
         # A log file gets a line's worth every few seconds, a terminal a live bar.
         self._bar = require("tqdm").tqdm(
             total=steps,
+            initial=done,
             unit=" steps",
             unit_scale=True,
             file=sys.stderr,

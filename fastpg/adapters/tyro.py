@@ -7,7 +7,8 @@ import dataclasses
 import io
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, get_type_hints
 
 from fastpg.adapters import require
@@ -15,14 +16,15 @@ from fastpg.adapters import require
 __all__ = ["parse"]
 
 
-def parse(command: type, args: Sequence[str], prog: str, **types: type) -> Any:
+def parse(command: type, args: Sequence[str], prog: str, default: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """An instance of the dataclass `command` from args.
 
-    A field of metadata {"positional": True} takes no --name. A field named in `types` gets that type: a dataclass
-    becomes options. What is wrong with args is a ValueError of one line; --help prints and exits.
+    A field of metadata {"positional": True} takes no --name. A field named in `default` has that default: an instance of
+    a dataclass becomes options. What is wrong with args is a ValueError of one line; --help prints and exits.
     """
     tyro = require("tyro")
-    hints = get_type_hints(command) | types
+    hints = get_type_hints(command)
+    hints |= {name: type(value) for name, value in default.items() if dataclasses.is_dataclass(value)}
     fields: list[Any] = []
     for field in dataclasses.fields(command):
         hint = hints[field.name]
@@ -32,7 +34,7 @@ def parse(command: type, args: Sequence[str], prog: str, **types: type) -> Any:
             hint = tyro.conf.Positional[hint]
         if hints[field.name] is bool:
             hint = tyro.conf.FlagCreatePairsOff[hint]
-        fields.append((field.name, hint, dataclasses.field(default=field.default)))
+        fields.append((field.name, hint, dataclasses.field(default=default.get(field.name, field.default))))
     shadow = dataclasses.make_dataclass(command.__name__, fields, kw_only=True)
     shadow.__doc__ = command.__doc__
     args = [re.sub(r"^--lambda(?==|$)", "--lambda_", arg) for arg in args]  # lambda is a keyword only in Python

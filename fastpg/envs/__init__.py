@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -11,7 +12,18 @@ from fastpg.envs.spaces import Space
 
 __all__ = ["IDS", "VectorEnv", "lane_seeds", "make"]
 
-IDS = ("fastpg/CartPole-v1",)
+_MODULES = {
+    "cartpole": ["CartPole-v1"],
+    "acrobot": ["Acrobot-v1"],
+    "mountain_car": ["MountainCar-v0", "MountainCarContinuous-v0"],
+    "pendulum": ["Pendulum-v1"],
+    "toy_text": [
+        *("FrozenLake-v1", "FrozenLake8x8-v1", "FrozenLakeNotSlippery-v1", "FrozenLake8x8NotSlippery-v1"),
+        *("CliffWalking-v1", "CliffWalkingSlippery-v1", "Taxi-v4"),
+    ],
+}
+_MODULE_OF = {f"fastpg/{name}": module for module, names in _MODULES.items() for name in names}
+IDS = tuple(_MODULE_OF)
 
 
 class VectorEnv(Protocol):
@@ -65,6 +77,6 @@ def make(id: str, lanes: int = 1) -> VectorEnv:
     """
     if id not in IDS:
         raise ValueError(f"id is {id!r}; built in: {', '.join(IDS)}")
-    from fastpg.envs.cartpole import CartPole  # compiles through Numba, so not before it is asked for
-
-    return CartPole(lanes)
+    # Compiles through Numba, so not before it is asked for.
+    env: VectorEnv = import_module(f"fastpg.envs.{_MODULE_OF[id]}").make(id, lanes)
+    return env

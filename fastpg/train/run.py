@@ -1,4 +1,4 @@
-"""What every training loop shares: the agent, its checkpoint, the run folder, the record of episodes, evaluation."""
+"""What every training loop shares: the run folder, the record of episodes, what a checkpoint holds, evaluation."""
 
 from __future__ import annotations
 
@@ -6,28 +6,34 @@ import dataclasses
 import json
 import math
 import os
+import re
 import time
-import zipfile
+import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 import fastpg
 from fastpg.envs import VectorEnv
-from fastpg.nets import Adam, blas_threads
+from fastpg.nets import blas_threads
 from fastpg.train.agent import Agent
+from fastpg.train.checkpoint import NEWEST, PREVIOUS, load, newest, replace, restore, under, write
 from fastpg.train.rollout import Rollout
 
-__all__ = ["Psi", "Run", "check", "create_folder", "evaluate", "load", "save"]
+__all__ = ["Psi", "Run", "check", "create_folder", "evaluate", "load", "read_config", "read_metrics"]
 
 Array = NDArray[Any]
 Psi = Literal["total_return", "reward_to_go", "baselined", "q", "gae", "td_residual"]
 WINDOW = 100  # episodes in the mean return that counts as solved
-SAVE_EVERY = 10.0  # seconds between checkpoints while training
+SAVE_EVERY = 100_000  # environment steps between checkpoints
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+MAY_CHANGE = {"steps", "stop_at"}  # when a run is resumed
 
 
 def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) -> None:
@@ -51,7 +57,7 @@ def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) 
 
 def create_folder(root: Path, env: str, algo: str, seed: int) -> Path:
     """A new folder root/<env>-<algo>-<seed>-<time>."""
-    name = f"{env.replace('/', '-')}-{algo}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{re.sub('[/:]', '-', env)}-{algo}-{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     for k in range(1, 1000):
         folder = root / (name if k == 1 else f"{name}-{k}")
         try:
@@ -60,50 +66,64 @@ def create_folder(root: Path, env: str, algo: str, seed: int) -> Path:
         except FileExistsError:
             if not folder.is_dir():
                 break
-    raise FileExistsError(f"cannot create a new folder {root / name}")
+        except OSError as error:
+            raise OSError(f"cannot create {folder}: {error.strerror}; choose another place with --runs") from error
+    raise FileExistsError(f"cannot create a new folder {root / name}; choose another place with --runs")
 
 
-def save(path: Path, agent: Agent, about: dict[str, Any]) -> None:
-    """Writes a checkpoint: the agent's parameters, and `about` with the agent's shape as JSON. A reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                **{f"agent.{name}": array for name, array in agent.state().items()},  # type: ignore[arg-type]
-                about=np.array(json.dumps({**about, "agent": agent.about()})),
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def load(path: Path) -> tuple[Agent, dict[str, Any]]:
-    """The agent and `about` of a checkpoint or of the run folder that holds one."""
-    if path.is_dir():
-        path = path / "checkpoint.npz"
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json says of a run; ValueError where folder is not a run's."""
+    path = folder / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
-    if not zipfile.is_zipfile(path):  # np.load would take it for a pickle
-        raise ValueError(f"{path} is not a fastpg checkpoint: not an .npz file")
+        raise ValueError(
+            f"{folder} is not a run folder: it has no {CONFIG}; wanted the folder that fastpg train printed"
+        )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about: dict[str, Any] = json.loads(str(file["about"]))
-            shape = about.pop("agent")
-            agent = Agent.of(shape)
-            for name, array in agent.state().items():
-                if (got := file[f"agent.{name}"]).shape != array.shape:
-                    raise ValueError(f"{name} has shape {got.shape}; an agent of {shape} wants {array.shape}")
-                array[...] = got
-    except (ValueError, TypeError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a fastpg checkpoint: {error}") from None
-    return agent, about
+        about: dict[str, Any] = json.loads(path.read_text())
+        if missing := {"env", "algo", "config", "save_every", "fastpg", "numpy"} - about.keys():
+            raise ValueError(f"it has no {min(missing)}")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}; train anew") from None
+    return about
+
+
+def read_metrics(path: Path, most: float = math.inf) -> tuple[list[dict[str, Any]], int]:
+    """The rows of metrics.jsonl up to `most` steps, and how many bytes they take; a last line that is half written is left out."""
+    rows, size = [], 0
+    with open(path, "rb") as file:
+        for line in file:
+            row = json.loads(line) if line.endswith(b"}\n") else None
+            if row is None or row["steps"] > most:
+                break
+            rows.append(row)
+            size += len(line)
+    return rows, size
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """Something whose whole future is in the arrays that state() gives and restore() takes."""
+
+    def state(self) -> dict[str, Array]: ...
+
+    def restore(self, saved: Mapping[str, Array]) -> None: ...
+
+
+class Stateful(Protocol):
+    """Something whose state() gives its arrays as views, or which is Restorable."""
+
+    def state(self) -> dict[str, Array]: ...
 
 
 class Run:
     """The record of one training run: episodes, metrics, checkpoints. Without a folder it keeps them in memory only.
+
+    listeners     called with each row of metrics
+    resume        go on from the last checkpoint of folder, or from the start where it has none yet
+    save_every    environment steps between checkpoints. Where the environment cannot be restored (it has no state() and
+                  restore()), every lane is reset there with a seed from the run's own stream, with or without a folder: so a
+                  run that was killed and resumed gives the same parameters, bit for bit, as one that was not.
+    note          more to write into config.json
 
     solved_at_step, solved_at_seconds: environment steps (all lanes) and seconds when, for the first time, the mean
     return of the last 100 finished training episodes reached the environment's reward threshold; None before.
@@ -114,32 +134,99 @@ class Run:
         config: Any,
         env: VectorEnv,
         folder: Path | None = None,
-        progress: Callable[[dict[str, Any]], None] = lambda metrics: None,
+        *listeners: Callable[[dict[str, Any]], None],
+        save_every: int = SAVE_EVERY,
+        resume: bool = False,
+        note: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        algo = type(config).__module__.rpartition(".")[2]
+        if save_every < 1:
+            raise ValueError(f"save_every is {save_every}; wanted 1 step or more")
         self.about = {
             "env": env.id,
-            "algo": algo,
+            "algo": type(config).__module__.rpartition(".")[2],
             "config": dataclasses.asdict(config),
+            "save_every": save_every,
             "fastpg": fastpg.__version__,
             "numpy": np.__version__,
+            **note,
         }
         self.folder = folder
+        self.listeners = list(listeners)
         self.metrics: list[dict[str, Any]] = []
-        self.steps = self.episodes = 0
+        self.steps = self.episodes = self.saved_steps = 0
         self.solved_at_step: int | None = None
         self.solved_at_seconds: float | None = None
-        self._progress = progress
+        self._every = save_every
         self._threshold = env.reward_threshold
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._return = np.zeros(env.lanes)
-        self._start = self._saved = time.perf_counter()
+        self._start = time.perf_counter()
+        self._resumed: tuple[dict[str, Array], dict[str, Any]] | None = None
+        self._snapshot: tuple[dict[str, Array], dict[str, Any]] | None = None
+        if resume:
+            self._go_on()
         if folder is not None:
-            (folder / "config.json").write_text(json.dumps(self.about, indent=2) + "\n")
+            with self.writing():
+                text = json.dumps(self.about, indent=2) + "\n"
+                replace(folder / CONFIG, lambda file: file.write(text.encode()))
+
+    def _go_on(self) -> None:
+        """Takes counters and metrics from the run folder; begin() gives the arrays to those they belong to."""
+        folder = self.folder
+        if folder is None:
+            raise ValueError("resume is True, but there is no folder to resume from")
+        self._check_same(folder / CONFIG, read_config(folder))
+        with self.writing():
+            for left in folder.glob(".*.*.*"):  # of a process killed while it wrote
+                left.unlink()
+        try:
+            path, arrays, about = newest(folder)
+        except FileNotFoundError:  # killed before the first checkpoint: from the start
+            self._cut_metrics()
+            return
+        self._check_same(path, about)
+        for library in ("fastpg", "numpy"):
+            if about[library] != self.about[library]:
+                warnings.warn(
+                    f"{path} was written with {library} {about[library]}, this is {self.about[library]}: training goes on, "
+                    f"but its numbers may differ in the last digits from those of a run never interrupted",
+                    stacklevel=3,
+                )
+        if path.name == PREVIOUS:  # or the next checkpoint would push this one out and keep a damaged one
+            os.replace(path, folder / NEWEST)
+        self._resumed = arrays, about
+        for name in ("steps", "episodes", "solved_at_step", "solved_at_seconds"):
+            setattr(self, name, about[name])
+        self.saved_steps = self.steps
+        self._recent.extend(arrays["run.recent"].tolist())
+        self._return[...] = arrays["run.return"]
+        self._start -= about["seconds"]
+        self._cut_metrics()
+
+    def _check_same(self, path: Path, about: dict[str, Any]) -> None:
+        ours, theirs = (
+            {**{name: both[name] for name in ("env", "algo", "save_every")}, **json.loads(json.dumps(both["config"]))}
+            for both in (self.about, about)
+        )
+        for name in sorted((ours.keys() | theirs.keys()) - MAY_CHANGE):
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{path} is of a run with {name} {theirs.get(name)!r}, this one has {ours.get(name)!r}; of these only "
+                    f"{' and '.join(sorted(MAY_CHANGE))} may change when a run is resumed: leave the option out, or train anew"
+                )
+
+    def _cut_metrics(self) -> None:
+        """Drops what metrics.jsonl holds beyond the checkpoint, half a line too: it will be written again."""
+        assert self.folder is not None
+        path = self.folder / METRICS
+        if path.exists():
+            self.metrics, size = read_metrics(path, self.steps)
+            with self.writing():
+                os.truncate(path, size)
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Since the run began, those before it was resumed included."""
         return time.perf_counter() - self._start
 
     @property
@@ -152,32 +239,60 @@ class Run:
         return target is not None and len(self._recent) == WINDOW and sum(self._recent) / WINDOW >= target
 
     def count(self, reward: Array, ended: Array) -> None:
-        """Records T steps of every lane, (T, N)."""
+        """Records T steps of every lane, (T, N). FloatingPointError when a reward is not finite."""
         total = np.cumsum(reward, axis=0, dtype=np.float64)
-        for t, n in np.argwhere(ended):
+        if not np.isfinite(total[-1]).all():
+            t, n = np.argwhere(~np.isfinite(reward))[0]
+            raise FloatingPointError(
+                f"{self.about['env']}, lane {n}: the reward is {reward[t, n]} after step {self.steps + int(t) * reward.shape[1]}; "
+                f"mend the environment"
+            )
+        for t, n in np.argwhere(ended).tolist():
             self._recent.append(float(self._return[n] + total[t, n]))
             self._return[n] = -total[t, n]
             self.episodes += 1
             if self.solved_at_step is None and self.reached(self._threshold):
-                self.solved_at_step, self.solved_at_seconds = self.steps + int(t + 1) * reward.shape[1], self.seconds
+                self.solved_at_step, self.solved_at_seconds = self.steps + (t + 1) * reward.shape[1], self.seconds
         self._return += total[-1]
         self.steps += reward.size
 
     def begin(
-        self, env: VectorEnv, rng: np.random.Generator, rollout: Rollout | None, agent: Agent, **optimizer: Adam
+        self, env: VectorEnv, rng: np.random.Generator, rollout: Rollout | None, agent: Agent, **optimizer: Stateful
     ) -> None:
-        """Starts the first episodes; tells the run what its checkpoints hold."""
-        self._agent = agent
-        observation, _ = env.reset(seed=int(rng.integers(2**31)))
-        if rollout is not None:
-            rollout.current[...] = observation
+        """Starts the first episodes, or those after the checkpoint; tells the run what its checkpoints hold."""
+        self._env, self._rng, self._rollout, self._agent = env, rng, rollout, agent
+        self._parts: dict[str, Stateful] = {"agent": agent, **optimizer}
+        if isinstance(env, Restorable):
+            self._parts["env"] = env
+        if self._resumed is None:
+            self._reset()
+            return
+        arrays, about = self._resumed
+        self._resumed = None
+        for name, part in self._parts.items():
+            restore(part, under(name, arrays), about["fastpg"])
+        rng.bit_generator.state = about["rng"]
+        if "env" not in self._parts:
+            self._reset()
+        elif rollout is not None:
+            rollout.current[...] = arrays["rollout.current"]
+
+    def _reset(self) -> None:
+        """Starts a new episode on every lane."""
+        observation, _ = self._env.reset(seed=int(self._rng.integers(2**31)))
+        if self._rollout is not None:
+            self._rollout.current[...] = observation
+        self.restart()
+        for part in self._parts.values():
+            if hasattr(part, "restart"):  # a RewardScale has returns in progress as well
+                part.restart()
 
     def restart(self) -> None:
         """Forgets unfinished episodes, for a loop that resets its environment."""
         self._return[:] = 0
 
     def log(self, **metrics: float) -> None:
-        """Records one update: a line of metrics.jsonl, the progress callback, now and then a checkpoint."""
+        """Records one update: a line of metrics.jsonl, the listeners, a checkpoint every save_every steps."""
         seconds = self.seconds
         row: dict[str, Any] = {
             "steps": self.steps,
@@ -195,22 +310,62 @@ class Run:
             )
         self.metrics.append(row)
         if self.folder is not None:
-            with open(self.folder / "metrics.jsonl", "a") as file:
+            with self.writing(), open(self.folder / METRICS, "a") as file:
                 file.write(json.dumps(row) + "\n")
-            if time.perf_counter() - self._saved > SAVE_EVERY:
-                self.save()
-        self._progress(row)
+            self._snapshot = self._state()
+        before = self.metrics[-2]["steps"] if len(self.metrics) > 1 else 0
+        if self.steps // self._every > before // self._every:
+            self.save()
+            if "env" not in self._parts:
+                self._reset()
+        for listen in self.listeners:
+            listen(row)
+
+    def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        """All that a checkpoint holds, copied: an update that fails half-way must not reach it."""
+        arrays = {"run.recent": np.array(self._recent), "run.return": self._return.copy()}
+        for name, part in self._parts.items():
+            arrays |= {f"{name}.{key}": array.copy() for key, array in part.state().items()}
+        if self._rollout is not None:
+            arrays["rollout.current"] = self._rollout.current.copy()
+        return arrays, {
+            **self.about,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "episodes": self.episodes,
+            "solved_at_step": self.solved_at_step,
+            "solved_at_seconds": self.solved_at_seconds,
+            "rng": self._rng.bit_generator.state,
+            "agent": self._agent.about(),
+        }
 
     def save(self) -> None:
-        """Writes checkpoint.npz."""
-        if self.folder is not None:
-            save(self.folder / "checkpoint.npz", self._agent, {**self.about, "steps": self.steps})
-            self._saved = time.perf_counter()
+        """Writes checkpoint.npz as of the last finished update, if it is not written yet."""
+        if self.folder is not None and self._snapshot is not None:
+            with self.writing():
+                write(self.folder / NEWEST, *self._snapshot)
+            self.saved_steps, self._snapshot = self._snapshot[1]["steps"], None
+
+    def kept(self) -> str:
+        """What there is to go on from, and how."""
+        if self.folder is None or not self.saved_steps:
+            return "no checkpoint yet"
+        return f"checkpoint of step {self.saved_steps:,} in {self.folder / NEWEST}; go on with fastpg train --resume {self.folder}"
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Says, where the folder cannot be written to, what is kept and what to do."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                f"cannot write to {self.folder}: {error.strerror or error}; make room there, or make it writable ({self.kept()})"
+            ) from error
 
 
 @blas_threads(1)
-def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0) -> Array:
-    """Returns (episodes,) of whole episodes that take the most likely action.
+def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *, sample: bool = False) -> Array:
+    """Returns (episodes,) of whole episodes that take the most likely action, or a sampled one.
 
     Each lane plays a number of episodes fixed beforehand: counting the first to finish would favour short ones.
     """
@@ -224,9 +379,11 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0) -
     left = episodes // env.lanes + (np.arange(env.lanes) < episodes % env.lanes)
     total = np.zeros(env.lanes)
     returns: list[float] = []
+    rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
     while left.any():
-        observation, reward, terminated, truncated, _ = env.step(agent.head.to_env(agent.best(observation)))
+        action = agent.sample(observation, rng) if sample else agent.best(observation)
+        observation, reward, terminated, truncated, _ = env.step(agent.head.to_env(action))
         total += reward
         ended = terminated | truncated
         returns.extend(total[ended & (left > 0)].tolist())

@@ -1,0 +1,65 @@
+"""Learning curves of several runs: mean and standard error over those that differ only in their seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastpg.train.run import METRICS, read_config, read_metrics
+
+__all__ = ["Curve", "curves"]
+
+Array = NDArray[Any]
+POINTS = 200
+
+
+@dataclass(frozen=True)
+class Curve:
+    """x, mean and standard error, each (200,), of `runs` runs; error is 0 with one run.
+
+    mean[i] = sum_k y_k(x[i]) / K,   error[i] = sqrt(sum_k (y_k(x[i]) - mean[i])^2 / (K - 1) / K)
+
+    y_k is run k between its rows, in straight lines; x spans what all K runs have.
+    """
+
+    env: str
+    label: str
+    runs: int
+    x: Array
+    mean: Array
+    error: Array
+
+
+def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") -> list[Curve]:
+    """A Curve for each environment, algorithm and psi among the run folders, in the order in which they come.
+
+    x, y    fields of metrics.jsonl; rows that have no y yet are left out. ValueError where a run has none that does.
+    """
+    groups: dict[tuple[str, str], list[tuple[Array, Array]]] = {}
+    for folder in folders:
+        about = read_config(folder)
+        path = folder / METRICS
+        rows = read_metrics(path)[0] if path.exists() else []
+        points = [(row[x], row[y]) for row in rows if row.get(x) is not None and row.get(y) is not None]
+        if not points:
+            has = f"it has {', '.join(rows[-1])}" if rows else "it is empty"
+            raise ValueError(f"{path} has no row with {x} and {y}; {has}")
+        key = about["env"], f"{about['algo']}, psi {about['config']['psi']}"
+        xs, ys = np.array(points, np.float64).T
+        groups.setdefault(key, []).append((xs, ys))
+    out = []
+    for (env, label), runs in groups.items():
+        first, last = max(xs[0] for xs, _ in runs), min(xs[-1] for xs, _ in runs)
+        if first > last:
+            raise ValueError(f"the runs of {env}, {label} have no {x} in common; plot them one by one")
+        grid = np.linspace(first, last, POINTS)
+        values = np.array([np.interp(grid, xs, ys) for xs, ys in runs])
+        K = len(runs)
+        error = values.std(axis=0, ddof=1) / K**0.5 if K > 1 else np.zeros(POINTS)
+        out.append(Curve(env, label, K, grid, values.mean(axis=0), error))
+    return out
