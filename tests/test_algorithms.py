@@ -599,6 +599,28 @@ def test_an_agent_of_ones_own_is_trained_in_place(algo):
     assert not np.array_equal(agent.policy.parameter, before)
 
 
+@pytest.mark.parametrize("algo", ALGOS)
+def test_a_resumed_run_has_all_that_is_kept_between_updates(algo, tmp_path):
+    options = {"normalise_observation": True, **({} if algo is grpo else {"normalise_reward": True})}
+    options |= {"shared_trunk": True, "psi": "vtrace"} if algo in (ppo, a2c) else {}
+    config = small(algo, lanes=4, rows=32, steps=2000, **options)
+
+    def trained(folder, *listeners, resume=False):
+        folder.mkdir(exist_ok=True)
+        env = make("fastpg/CartPole-v1", 4)
+        return algo.train(config, env, Run(config, env, folder, *listeners, resume=resume))
+
+    def stop(row):
+        if row["steps"] >= 900:
+            raise KeyboardInterrupt
+
+    whole = trained(tmp_path / "whole").state()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "half", stop)
+    again = trained(tmp_path / "half", resume=True).state()
+    assert {name: array.tobytes() for name, array in whole.items()} == {n: a.tobytes() for n, a in again.items()}
+
+
 # --- learning, in every space
 
 
