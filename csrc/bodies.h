@@ -11,6 +11,7 @@ typedef union {
 #include "policy.h"
 #include "objectives.h"
 #include "statistics.h"
+#include "nets.h"
 
 static const fastpg_runner F(table)[] = {
 #define TIME(name, parameters) F(name##_run),

@@ -1,5 +1,6 @@
 /* Compiles the bodies once per instruction set and picks a table of them at load. */
 #include "fastpg.h"
+#include "net.h"
 #include "objective.h"
 #include "statistic.h"
 #include "threads.h"
@@ -438,3 +439,4 @@ fastpg_function fastpg_address(int kernel, fastpg_dtype dtype) { return symbols[
 
 #include "objectives_run.h"
 #include "statistics_run.h"
+#include "nets_run.h"

@@ -2,13 +2,13 @@
  * MADD(a, b, c) is a * b + c, rounded once where the instruction set does that in one.
  * Coefficients are those of the Taylor series; each remainder is stated, so nothing here was fitted or looked up. */
 
-/* e^x = 2^n e^r with x = n ln 2 + r, |r| <= ln(2)/2: e^r, and n as the low bits of `shifted`. NaN stays NaN. */
-static inline REAL F(exp_parts)(REAL x, REAL *shifted)
+/* e^x = 2^n e^r with x = n ln 2 + r, |r| <= ln(2)/2: (e^r - 1) / r, r, and n as the low bits of `shifted`. NaN stays NaN. */
+static inline REAL F(exp_pieces)(REAL x, REAL *shifted, REAL *rest)
 {
     /* Adding 1.5 * 2^mantissa rounds to an integer and leaves that integer in the low bits. */
     *shifted = MADD(x, (REAL)1.44269504088896340736, ROUND_SHIFT);
     const REAL n = *shifted - ROUND_SHIFT;
-    const REAL r = MADD(n, -LN2_LOW, MADD(n, -LN2_HIGH, x));
+    const REAL r = *rest = MADD(n, -LN2_LOW, MADD(n, -LN2_HIGH, x));
 #ifdef REAL_IS_FLOAT /* (ln 2 / 2)^8 / 8! = 5e-9 */
     REAL p = (REAL)1 / 5040;
 #else /* (ln 2 / 2)^14 / 14! = 4e-18 */
@@ -25,7 +25,14 @@ static inline REAL F(exp_parts)(REAL x, REAL *shifted)
     p = MADD(p, r, (REAL)1 / 24);
     p = MADD(p, r, (REAL)1 / 6);
     p = MADD(p, r, (REAL)1 / 2);
-    p = MADD(p, r, 1);
+    return MADD(p, r, 1);
+}
+
+/* e^r, and n. */
+static inline REAL F(exp_parts)(REAL x, REAL *shifted)
+{
+    REAL r;
+    const REAL p = F(exp_pieces)(x, shifted, &r);
     return MADD(p, r, 1);
 }
 
@@ -122,4 +129,15 @@ static inline REAL F(log_one_plus)(REAL e)
 {
     const REAL u = 1 + e;
     return F(log_of_sum)(u) + (e - (u - 1)) / u;
+}
+
+/* tanh x = -u / (u + 2) with the sign of x, u = e^(-2 |x|) - 1, which keeps its digits near 0. Beyond 20 it is 1. NaN stays NaN. */
+static inline REAL F(tanh)(REAL x)
+{
+    REAL shifted, r;
+    const REAL size = ABS(x), p = F(exp_pieces)(-2 * (size > 20 ? 20 : size), &shifted, &r);
+    F(pun) scale = {.real = shifted};
+    scale.bits = (scale.bits + EXPONENT_BIAS) << MANTISSA_BITS;
+    const REAL u = MADD(scale.real, p * r, scale.real - 1), t = u / (u + 2);
+    return x < 0 ? t : -t;
 }

@@ -32,3 +32,26 @@ def kl_estimate(kl: tuple[Any, ...], bound: float, arrays: tuple[Any, ...], valu
 def moments(x: Any, mask: Any, weight: Any, state: tuple[float, float, float]) -> tuple[float, float, float]: ...
 def row_moments(x: Any, mask: Any, weight: Any, rows: int, out: Any) -> None: ...
 def whiten(x: Any, mask: Any, mean: Any, by: Any, divide: bool, out: Any) -> None: ...
+
+NET_WIDEST: int
+NET_MOST_LAYERS: int
+NET_FORWARD: int
+
+def net_sizes(shape: Any, parameter: Any, rows: int) -> tuple[int, int, int]: ...
+def net_pack(shape: Any, parameter: Any, packed: Any) -> None: ...
+def net_forward(shape: Any, packed: Any, x: Any, hidden: Any, y: Any) -> None: ...
+def net_backward(
+    shape: Any, packed: Any, x: Any, hidden: Any, grad_y: Any, room: Any, grad: Any, grad_x: Any
+) -> None: ...
+def adam(
+    grad: Any,
+    scale: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    rate: float,
+    correction: float,
+    m: Any,
+    v: Any,
+    parameter: Any,
+) -> None: ...

@@ -566,6 +566,68 @@ def whiten(cnp.ndarray x not None, object mask, cnp.ndarray mean not None, cnp.n
             )
 
 
+# --- nets: x, y and gradients dense and of one dtype, buffers by net_sizes and aligned to 64 bytes; `nets` sees to that
+
+cdef extern from "net.h" nogil:
+    enum:
+        FASTPG_NET_WIDEST, FASTPG_NET_MOST_LAYERS
+    Py_ssize_t fastpg_net_packed(fastpg_dtype dtype, const int64_t *shape)
+    Py_ssize_t fastpg_net_hidden(fastpg_dtype dtype, const int64_t *shape, Py_ssize_t rows)
+    Py_ssize_t fastpg_net_room(fastpg_dtype dtype, const int64_t *shape, Py_ssize_t rows)
+    void fastpg_net_pack(fastpg_dtype dtype, const int64_t *shape, const void *parameter, void *packed)
+    void fastpg_net_forward(fastpg_dtype dtype, const int64_t *shape, const void *packed, const void *x, Py_ssize_t rows, void *hidden, void *y)
+    void fastpg_net_backward(fastpg_dtype dtype, const int64_t *shape, const void *packed, const void *x, Py_ssize_t rows, const void *hidden,
+                             const void *grad_y, void *room, void *grad, void *grad_x)
+    void fastpg_net_forward_f32(const int64_t *shape, const float *packed, const float *x, Py_ssize_t rows, float *y)
+    void fastpg_adam(fastpg_dtype dtype, Py_ssize_t n, const void *grad, double scale, double beta1, double beta2, double eps, double rate,
+                     double correction, void *m, void *v, void *parameter)
+
+NET_WIDEST, NET_MOST_LAYERS = FASTPG_NET_WIDEST, FASTPG_NET_MOST_LAYERS
+NET_FORWARD = <uintptr_t>&fastpg_net_forward_f32
+
+
+def net_sizes(cnp.ndarray shape not None, cnp.ndarray parameter not None, Py_ssize_t rows):
+    """Items of packed, hidden and room."""
+    cdef fastpg_dtype dtype = dtype_of(parameter)
+    cdef const int64_t *of = <const int64_t *>cnp.PyArray_DATA(shape)
+    return fastpg_net_packed(dtype, of), fastpg_net_hidden(dtype, of, rows), fastpg_net_room(dtype, of, rows)
+
+
+def net_pack(cnp.ndarray shape not None, cnp.ndarray parameter not None, cnp.ndarray packed not None):
+    """parameter as forward and backward want it."""
+    fastpg_net_pack(dtype_of(parameter), <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(parameter), cnp.PyArray_DATA(packed))
+
+
+def net_forward(cnp.ndarray shape not None, cnp.ndarray packed not None, cnp.ndarray x not None, cnp.ndarray hidden not None,
+                cnp.ndarray y not None):
+    """y of x, and the activations."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    with nogil:
+        fastpg_net_forward(dtype, <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(packed), cnp.PyArray_DATA(x),
+                           cnp.PyArray_DIM(x, 0), cnp.PyArray_DATA(hidden), cnp.PyArray_DATA(y))
+
+
+def net_backward(cnp.ndarray shape not None, cnp.ndarray packed not None, cnp.ndarray x not None, cnp.ndarray hidden not None,
+                 cnp.ndarray grad_y not None, cnp.ndarray room not None, cnp.ndarray grad not None, object grad_x):
+    """The gradient of all but extra, and grad_x unless None."""
+    cdef fastpg_dtype dtype = dtype_of(x)
+    cdef void *to = data_of(grad_x)
+    with nogil:
+        fastpg_net_backward(dtype, <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(packed), cnp.PyArray_DATA(x),
+                            cnp.PyArray_DIM(x, 0), cnp.PyArray_DATA(hidden), cnp.PyArray_DATA(grad_y), cnp.PyArray_DATA(room),
+                            cnp.PyArray_DATA(grad), to)
+
+
+def adam(cnp.ndarray grad not None, double scale, double beta1, double beta2, double eps, double rate, double correction,
+         cnp.ndarray m not None, cnp.ndarray v not None, cnp.ndarray parameter not None):
+    """A step of Adam along scale * grad, in place."""
+    cdef fastpg_dtype dtype = dtype_of(grad)
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(grad)
+    with nogil:
+        fastpg_adam(dtype, n, cnp.PyArray_DATA(grad), scale, beta1, beta2, eps, rate, correction, cnp.PyArray_DATA(m), cnp.PyArray_DATA(v),
+                    cnp.PyArray_DATA(parameter))
+
+
 if os.environ.get("FASTPG_ISA"):
     try:
         use_isa(os.environ["FASTPG_ISA"])

@@ -1,4 +1,7 @@
-"""A multilayer perceptron and Adam on flat parameter vectors: arrays in, arrays out, matrix products by BLAS.
+"""A multilayer perceptron and Adam on flat parameter vectors: arrays in, arrays out.
+
+Nets up to WIDEST units a layer run in fastpg's own kernels, which keep the rows of a tile in the caches from layer to layer and
+share the tiles among threads (fastpg.set_threads); wider ones multiply by BLAS.
 
 Every parameter of a net lives in one vector, `net.parameter`; `net.weight[k]` and `net.bias[k]` are views into it.
 So clipping, Adam and a checkpoint each handle one array.
@@ -14,9 +17,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastpg import _core
+
 __all__ = ["MLP", "Adam", "blas_threads", "clip_norm", "orthogonal"]
 
 Array = NDArray[Any]
+WIDEST = 512
+
+
+def _aligned(items: int, dtype: DTypeLike) -> Array:
+    """An uninitialised vector that starts on a cache line."""
+    bytes_ = np.empty(items * np.dtype(dtype).itemsize + 64, np.uint8)
+    start = -bytes_.ctypes.data % 64
+    return bytes_[start : len(bytes_) - 64 + start].view(dtype)
 
 
 @contextmanager
@@ -101,8 +114,14 @@ class MLP:
         for weight, g in zip(self.weight, gain, strict=True):
             weight[...] = orthogonal(rng, len(weight), weight.shape[1], g)
         self._grad = np.zeros_like(self.parameter)
-        self._grad_weight, self._grad_bias = self._views(self._grad)
-        self._buffers: dict[int, tuple[list[Array], list[Array]]] = {}
+        self._buffers: dict[int, tuple[Array, ...]] = {}
+        self._blas: _BlasLayers | None = None
+        self._shape = np.array([layers, activation == "relu", *self.sizes], np.int64)
+        native = self.parameter.dtype in (np.float32, np.float64) and self.parameter.dtype.isnative
+        if not native or max(self.sizes) > WIDEST or layers > _core.NET_MOST_LAYERS:
+            self._blas = _BlasLayers(self, *self._views(self._grad))
+        else:
+            self._packed = _aligned(_core.net_sizes(self._shape, self.parameter, 0)[0], self.parameter.dtype)
 
     def _views(self, vector: Array) -> tuple[list[Array], list[Array]]:
         weight, bias, start = [], [], 0
@@ -112,36 +131,42 @@ class MLP:
             start += (i + 1) * o
         return weight, bias
 
-    def _buffer(self, rows: int) -> tuple[list[Array], list[Array]]:
-        """Activations h_1..h_L and their gradients for this number of rows."""
+    def _buffer(self, rows: int) -> tuple[Array, ...]:
+        """y, the gradient of x, and what the kernels keep in between, for this number of rows."""
         if rows not in self._buffers:
             if len(self._buffers) >= 8:  # callers with ever-changing row counts must not grow memory without end
                 self._buffers.clear()
             dtype = self.parameter.dtype
-            hidden = [np.empty((rows, size), dtype) for size in self.sizes[1:]]
-            grad = [np.empty((rows, size), dtype) for size in self.sizes[:-1]]
-            self._buffers[rows] = hidden, grad
+            _, hidden, room = _core.net_sizes(self._shape, self.parameter, rows)
+            y, grad_x = np.empty((rows, self.sizes[-1]), dtype), np.empty((rows, self.sizes[0]), dtype)
+            self._buffers[rows] = y, grad_x, _aligned(hidden, dtype), _aligned(room, dtype)
         return self._buffers[rows]
 
-    def _check(self, name: str, x: Array, columns: int) -> None:
+    def _checked(self, name: str, x: Array, columns: int) -> Array:
         if x.ndim != 2 or x.shape[1] != columns:
             raise ValueError(f"{name} has shape {x.shape}; this net of sizes {self.sizes} wants (rows, {columns})")
         if x.dtype != self.parameter.dtype:
             raise TypeError(f"{name} has dtype {x.dtype}; this net wants {self.parameter.dtype}")
+        return np.ascontiguousarray(x)
 
     def forward(self, x: Array) -> Array:
         """y for x of shape (rows, sizes[0])."""
-        self._check("x", x, self.sizes[0])
-        hidden, _ = self._buffer(len(x))
-        for k, h in enumerate(hidden):
-            np.matmul(hidden[k - 1] if k else x, self.weight[k], out=h)
-            h += self.bias[k]
-            if k < len(hidden) - 1:
-                if self.activation == "tanh":
-                    np.tanh(h, out=h)
-                else:
-                    np.maximum(h, 0, out=h)
-        return hidden[-1]
+        x = self._checked("x", x, self.sizes[0])
+        if self._blas is not None:
+            return self._blas.forward(x)
+        y, _, hidden, _ = self._buffer(len(x))
+        _core.net_forward(*self.packed(), x, hidden, y)
+        return y
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it runs in fastpg's own kernels."""
+        return self._blas is None
+
+    def packed(self) -> tuple[Array, Array]:
+        """Its shape, and its parameters as they are now, as the kernels take them; valid until the next call of forward."""
+        _core.net_pack(self._shape, self.parameter, self._packed)
+        return self._shape, self._packed
 
     def backward(self, x: Array, grad_output: Array, grad_extra: Array | None = None) -> Array:
         """d loss / d parameter, one vector, from d loss / d y; forward(x) must have come just before.
@@ -150,37 +175,72 @@ class MLP:
 
         grad_extra    d loss / d extra, which the caller knows; None: 0
         """
-        self._backward(x, grad_output)
+        self._backward(x, grad_output, False)
         if len(self.extra):
             self._grad[len(self._grad) - len(self.extra) :] = 0 if grad_extra is None else grad_extra
         return self._grad
 
     def backward_input(self, x: Array, grad_output: Array) -> tuple[Array, Array]:
         """As backward, and d loss / d x of shape (rows, sizes[0])."""
-        d = self._backward(x, grad_output)
-        grad = self._buffer(len(x))[1][0]
-        np.matmul(d, self.weight[0].T, out=grad)
-        return self._grad, grad
+        return self._grad, self._backward(x, grad_output, True)
 
-    def _backward(self, x: Array, grad_output: Array) -> Array:
-        self._check("x", x, self.sizes[0])
-        self._check("grad_output", grad_output, self.sizes[-1])
+    def _backward(self, x: Array, grad_output: Array, inputs: bool) -> Array:
+        x = self._checked("x", x, self.sizes[0])
+        grad_output = self._checked("grad_output", grad_output, self.sizes[-1])
         if len(grad_output) != len(x):
             raise ValueError(f"grad_output has {len(grad_output)} rows, but x has {len(x)}")
-        hidden, grad = self._buffer(len(x))
-        d = grad_output
-        for k in range(len(hidden) - 1, -1, -1):
-            np.matmul((hidden[k - 1] if k else x).T, d, out=self._grad_weight[k])
-            np.sum(d, axis=0, out=self._grad_bias[k])
-            if k:
-                h, previous = hidden[k - 1], grad[k]
-                np.matmul(d, self.weight[k].T, out=previous)
-                if self.activation == "tanh":
-                    previous *= 1 - h * h
+        if self._blas is not None:
+            return self._blas.backward(x, grad_output, inputs)
+        _, grad_x, hidden, room = self._buffer(len(x))
+        to = grad_x if inputs else None
+        _core.net_backward(self._shape, self._packed, x, hidden, grad_output, room, self._grad, to)
+        return grad_x
+
+
+class _BlasLayers:
+    """The same layer by layer, by NumPy and its BLAS."""
+
+    def __init__(self, net: MLP, grad_weight: list[Array], grad_bias: list[Array]) -> None:
+        self.net, self.grad_weight, self.grad_bias = net, grad_weight, grad_bias
+        self._buffers: dict[int, tuple[list[Array], list[Array]]] = {}
+
+    def _buffer(self, rows: int) -> tuple[list[Array], list[Array]]:
+        """Activations h_1..h_L and the gradients of h_0..h_L-1."""
+        if rows not in self._buffers:
+            if len(self._buffers) >= 8:
+                self._buffers.clear()
+            sizes, dtype = self.net.sizes, self.net.parameter.dtype
+            hidden, grad = ([np.empty((rows, size), dtype) for size in some] for some in (sizes[1:], sizes[:-1]))
+            self._buffers[rows] = hidden, grad
+        return self._buffers[rows]
+
+    def forward(self, x: Array) -> Array:
+        net, (hidden, _) = self.net, self._buffer(len(x))
+        for k, h in enumerate(hidden):
+            np.matmul(hidden[k - 1] if k else x, net.weight[k], out=h)
+            h += net.bias[k]
+            if k < len(hidden) - 1:
+                if net.activation == "tanh":
+                    np.tanh(h, out=h)
                 else:
-                    previous *= h > 0
-                d = previous
-        return d
+                    np.maximum(h, 0, out=h)
+        return hidden[-1]
+
+    def backward(self, x: Array, d: Array, inputs: bool) -> Array:
+        """The gradient of x, which only with inputs is right."""
+        net, (hidden, grad) = self.net, self._buffer(len(x))
+        for k in range(len(hidden) - 1, -1, -1):
+            np.matmul((hidden[k - 1] if k else x).T, d, out=self.grad_weight[k])
+            np.sum(d, axis=0, out=self.grad_bias[k])
+            if k or inputs:
+                np.matmul(d, net.weight[k].T, out=grad[k])
+            if k:
+                h, d = hidden[k - 1], grad[k]
+                if net.activation == "tanh":
+                    d *= 1 - h * h
+                else:
+                    d *= h > 0
+        return grad[0]
 
 
 def clip_norm(grad: Array, most: float) -> float:
@@ -212,7 +272,6 @@ class Adam:
                 raise ValueError(f"{name} is {beta}; wanted a number in [0, 1)")
         self.parameter, self.beta1, self.beta2, self.eps = parameter, beta1, beta2, eps
         self.m, self.v, self.t = np.zeros_like(parameter), np.zeros_like(parameter), 0
-        self._a, self._b = np.empty_like(parameter), np.empty_like(parameter)
 
     def state(self) -> dict[str, Array]:
         """Both moments as views, and t."""
@@ -227,16 +286,6 @@ class Adam:
         if grad.shape != self.parameter.shape:
             raise ValueError(f"grad has shape {grad.shape}, but the parameter has {self.parameter.shape}")
         self.t += 1
-        a, b = self._a, self._b
-        self.m *= self.beta1
-        self.m += np.multiply(grad, 1 - self.beta1, out=a)
-        self.v *= self.beta2
-        np.multiply(grad, grad, out=a)
-        a *= 1 - self.beta2
-        self.v += a
-        np.divide(self.v, 1 - self.beta2**self.t, out=a)
-        np.sqrt(a, out=a)
-        a += self.eps
-        np.multiply(self.m, lr / (1 - self.beta1**self.t), out=b)
-        b /= a
-        self.parameter -= b
+        rate, correction = lr / (1 - self.beta1**self.t), 1 - self.beta2**self.t
+        grad = np.ascontiguousarray(grad, self.parameter.dtype)
+        _core.adam(grad, 1.0, self.beta1, self.beta2, self.eps, rate, correction, self.m, self.v, self.parameter)

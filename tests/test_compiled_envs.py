@@ -264,6 +264,16 @@ def test_state_and_restore_continue_bit_for_bit():
         line(2).restore(saved)
 
 
+def test_lanes_of_equal_seeds_have_equal_episodes_under_equal_actions():
+    env = line(3)
+    observation, _ = env.reset(seed=[4, 9, 4])
+    for action in np.random.default_rng(0).integers(0, 3, 40):
+        assert np.array_equal(observation[0], observation[2]) and not np.array_equal(observation[0], observation[1])
+        observation, *_ = env.step(np.full(3, action))
+    with pytest.raises(ValueError, match="seed has 2 entries; wanted an integer, or one for each of 3 lanes"):
+        env.reset(seed=[1, 2])
+
+
 def test_lanes_stepped_in_ranges_by_threads_are_the_lanes_stepped_at_once():
     whole, parts, rng = line(50), line(50), np.random.default_rng(0)
     whole.reset(seed=1)

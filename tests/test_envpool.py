@@ -93,6 +93,9 @@ def test_equal_seeds_give_equal_episodes_and_a_reset_without_one_gives_others():
     taken = some_actions(env.action_space, 100)
     play = lambda env, seed: [env.reset(seed=seed)[0], *(env.step(a)[0] for a in taken)]  # noqa: E731
     first = play(env, 7)
+    assert np.array_equal(first, play(env, [7, 8, 9])) and np.array_equal(first, play(env, 2**31 + 7))
+    alike = env.reset(seed=[7, 7, 7])[0]
+    assert np.array_equal(alike, [alike[0]] * LANES)
     assert np.array_equal(first, play(env, 7)) and np.array_equal(first, play(other, 7))
     assert not np.array_equal(first, play(env, 8)) and not np.array_equal(play(env, None), play(env, None))
     fresh = [adapters.make_env("envpool:CartPole-v1").reset()[0] for _ in range(2)]

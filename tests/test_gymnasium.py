@@ -573,3 +573,19 @@ def test_film_needs_moviepy_and_an_environment_that_renders(monkeypatch, tmp_pat
     monkeypatch.setitem(sys.modules, "moviepy", None)
     with pytest.raises(ImportError, match=r'moviepy is not installed: pip install "fastpg\[video\]"'):
         record("CartPole-v1", lambda o: o, tmp_path)
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_each_lane_may_have_a_seed_of_its_own(ready):
+    env = make(vector.SyncVectorEnv([Walk] * 3)) if ready else make(Walk, 3)
+    observation, _ = env.reset(seed=[7, 9, 7])
+    assert np.array_equal(observation, [by_hand("box", seed, [])[0] for seed in (7, 9, 7)])
+
+
+def test_one_seed_reaches_a_vector_environment_of_ones_own_as_one():
+    class Seeded(Batch):
+        def reset(self, *, seed=None, options=None):
+            vector.VectorEnv.reset(self, seed=seed)  # refuses a list
+            return super().reset(options=options)
+
+    make(Seeded(vector.AutoresetMode.DISABLED)).reset(seed=7)

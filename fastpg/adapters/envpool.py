@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from fastpg.adapters import require
 from fastpg.adapters.gymnasium import Adapter
+from fastpg.envs import lane_seeds
 
 __all__ = ["EnvPool"]
 
@@ -55,13 +56,10 @@ class EnvPool(Adapter):
         self._pool: Any = None
 
     def _reset(self, seed: int | Sequence[int] | None) -> Array:
-        if isinstance(seed, Sequence):
-            raise ValueError(
-                f"seed is one for each lane, but {self.id} takes a single one: its lanes cannot start from the same state"
-            )
         if seed is not None or self._pool is None:
             self._pool = None  # its threads end before the next pool's start
-            self._pool = self._make(seed=secrets.randbelow(2**31) if seed is None else seed % 2**31)
+            seeds = lane_seeds(secrets.randbelow(2**31) if seed is None else seed, self.lanes)
+            self._pool = self._make(seed=[int(s or 0) % 2**31 for s in seeds])
         return self._seen(self._pool.reset(), self.lanes)
 
     def _step(self, action: Array) -> tuple[Array, Array, Array, Array, Array]:

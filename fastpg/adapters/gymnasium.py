@@ -369,7 +369,7 @@ class GymnasiumVectorEnv(Adapter):
 
     def _reset(self, seed: int | Sequence[int] | None) -> Array:
         try:
-            seeds: Any = None if seed is None else lane_seeds(seed, self.lanes)
+            seeds: Any = lane_seeds(seed, self.lanes) if isinstance(seed, Sequence) else seed
             return self._row(self._env.reset(seed=seeds)[0], self.lanes)
         except Exception as error:
             raise self._blame(error) from error

@@ -98,7 +98,7 @@ _restart: Any = intrinsic(_restart_lane)
 _observe: Any = intrinsic(_observe_lane)
 
 
-# Refer to whole arrays and lane numbers: a function of one lane that takes arrays costs more in reference counts than it does.
+# Ranges of lanes: a function of one lane that takes these arrays would spend more on reference counts than on the step.
 @njit(cache=True, nogil=True)
 def start_lanes(
     functions: Array,
@@ -284,7 +284,7 @@ class CompiledEnv:
         step_lanes(self.functions, self.longest, *lanes_of, action, none, none, np.empty(0), flags, flags, 0, 0)
 
     def reset(self, *, seed: int | Sequence[int] | None = None) -> tuple[Array, dict[str, Array]]:
-        """Starts a new episode on every lane; lane n draws from default_rng(seed + n), as gymnasium.vector's do."""
+        """Starts a new episode on every lane; lane n draws from default_rng(seed + n), or of its own seed."""
         if seed is not None or not self._ready:
             seed_streams(self.streams, lane_seeds(seed, self.lanes))
             self._ready = True
@@ -310,7 +310,7 @@ class CompiledEnv:
         return observation, reward, terminated, truncated, {"final_obs": final}
 
     def _checked(self, action: Array) -> Array:
-        """The action as _step wants it, or a ValueError."""
+        """The action as step_lanes wants it, or a ValueError."""
         space = self.action_space
         kinds, name = ("fiu", "numbers") if isinstance(space, Box) else ("iu", "integers")
         if action.shape != self._action_shape or action.dtype.kind not in kinds:

@@ -199,7 +199,8 @@ class Gaussian:
         self.size, self.extra = (2 * self._n, 0) if state_std else (self._n, self._n)
         self.extra_start = log_std
         self.action_shape: tuple[int, ...] = (self._n,)
-        self._low, self._high = np.array(space.low, np.float32), np.array(space.high, np.float32)
+        self.box = np.array([space.low, space.high], np.float32)
+        self._low, self._high = self.box
 
     def _split(self, z: Array, extra: Array) -> Grad:
         """mean and log_std."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,15 @@ class Rollout:
 
 
 def collect(env: VectorEnv, agent: Agent, rollout: Rollout, rng: np.random.Generator) -> None:
-    """Fills the rollout: every lane takes T steps from rollout.current."""
+    """Fills the rollout: every lane takes T steps from rollout.current.
+
+    In a fastpg.envs.compiled.CompiledEnv it is one compiled loop, its lanes shared among threads, that gives the same numbers.
+    """
+    if (compiled := sys.modules.get("fastpg.envs.compiled")) and isinstance(env, compiled.CompiledEnv):
+        from fastpg.train.compiled_rollout import collect_compiled  # imports Numba, as env has done already
+
+        if collect_compiled(env, agent, rollout, rng):
+            return
     head, policy = agent.head, agent.policy
     for t in range(len(rollout.reward)):
         rollout.observation[t] = rollout.current
