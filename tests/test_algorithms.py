@@ -284,6 +284,13 @@ def test_trpo_steps_along_the_natural_gradient_to_the_edge_of_the_trust_region()
     assert loss < -advantage.mean() and loss == pytest.approx(step.loss, rel=1e-3)
 
 
+def test_trpo_stays_where_it_was_when_no_step_will_do():
+    agent, x, action, advantage = at_random()
+    before = agent.policy.parameter.copy()
+    step = trpo.improve(agent, trpo.Config(backtracks=0, damping=0.0, iterations=60), x, action, advantage, 20.0)
+    assert not step.accepted and np.array_equal(agent.policy.parameter, before)
+
+
 @pytest.mark.parametrize("distribution", ["gaussian", "squashed_gaussian", "beta"])
 def test_trpo_improves_the_surrogate_within_its_bound_for_real_actions(distribution):
     agent, x, action, advantage = at_random(Box((-1.0, 0.0), (1.0, 3.0)), distribution=distribution)
@@ -390,8 +397,9 @@ def test_grpo_gives_the_episodes_of_a_group_advantages_that_sum_to_0(kind, monke
 
     monkeypatch.setattr(fastpg, "group_advantage", spy)
     config = grpo.Config(kind=kind, lanes=8, group=4, rows=8, steps=500, minibatches=2)
-    grpo.train(config, Started(8))
-    assert len(given) > 2
+    run = Run(config, Started(8))
+    grpo.train(config, Started(8), run)
+    assert len(given) > 2 and run.episodes == 8 * len(given)  # what lanes play while others finish does not count
     for advantage, group in given:
         assert np.abs(advantage).max() > 0.1
         np.testing.assert_allclose(np.bincount(group, advantage), 0, atol=1e-5)
@@ -589,6 +597,28 @@ def test_an_agent_of_ones_own_is_trained_in_place(algo):
     before = agent.policy.parameter.copy()
     assert algo.train(small(algo, lanes=4, rows=16, steps=1), Toy(4), agent=agent) is agent
     assert not np.array_equal(agent.policy.parameter, before)
+
+
+@pytest.mark.parametrize("algo", ALGOS)
+def test_a_resumed_run_has_all_that_is_kept_between_updates(algo, tmp_path):
+    options = {"normalise_observation": True, **({} if algo is grpo else {"normalise_reward": True})}
+    options |= {"shared_trunk": True, "psi": "vtrace"} if algo in (ppo, a2c) else {}
+    config = small(algo, lanes=4, rows=32, steps=2000, **options)
+
+    def trained(folder, *listeners, resume=False):
+        folder.mkdir(exist_ok=True)
+        env = make("fastpg/CartPole-v1", 4)
+        return algo.train(config, env, Run(config, env, folder, *listeners, resume=resume))
+
+    def stop(row):
+        if row["steps"] >= 900:
+            raise KeyboardInterrupt
+
+    whole = trained(tmp_path / "whole").state()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "half", stop)
+    again = trained(tmp_path / "half", resume=True).state()
+    assert {name: array.tobytes() for name, array in whole.items()} == {n: a.tobytes() for n, a in again.items()}
 
 
 # --- learning, in every space

@@ -357,12 +357,12 @@ def test_lanes_of_environment_and_config_must_agree(algo):
 
 
 class Poison(Toy):
-    """One step earns so much that its square is infinite in float32."""
+    """From one step on they earn so much that two of them are infinite in float32."""
 
     def step(self, action):
         observation, reward, *rest = super().step(action)
-        if len(self.diary) == 40:
-            reward[:] = 1e38
+        if len(self.diary) >= 40:
+            reward[:] = 3e38
         return observation, reward, *rest
 
 
@@ -377,7 +377,8 @@ def test_a_loss_that_is_not_finite_stops_training_and_saves_finite_parameters(al
         algo.train(config, env, Run(config, env, tmp_path))
     agent, about = load(tmp_path)
     assert all(np.isfinite(array).all() for array in agent.state().values())
-    assert 0 < about["steps"] < 160  # of the last update that was finished
+    # Of the last update that was finished; GRPO drops what is played after the first episodes.
+    assert 0 < about["steps"] < (320 if algo is grpo else 160)
 
 
 class Interrupted(Toy):

@@ -1,1 +1,1 @@
-"""Training loops, one page each: fastpg.train.ppo and fastpg.train.reinforce."""
+"""Training loops, one page each: fastpg.train.reinforce, a2c, ppo, trpo and grpo."""
