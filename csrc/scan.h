@@ -538,34 +538,35 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
         k = product;                                                                                                                                 \
     }
 #define GENERAL(j, ...)                                                                                                                              \
-    a += k * SHUFFLE(a, zero, __VA_ARGS__);                                                                                                          \
+    a = (vector)F(once)(k, SHUFFLE(a, zero, __VA_ARGS__), a);                                                                                                          \
     MULTIPLY(__VA_ARGS__)
 #define OF_POWERS(j, ...)                                                                                                                            \
     power[j] = zero + k[0];                                                                                                                          \
     MULTIPLY(__VA_ARGS__)
-#define BY_POWERS(j, ...) a += power[j] * SHUFFLE(a, zero, __VA_ARGS__);
+#define BY_POWERS(j, ...) a = (vector)F(once)(power[j], SHUFFLE(a, zero, __VA_ARGS__), a);
     const vector usual = zero + w->keep[n / 2]; /* an ending's 0 serves as well as any */
     vector power[4], k = usual, rest = zero, odd = zero, c = zero + *carry;
     DOUBLINGS(OF_POWERS)
-    const vector usual_to_end = k, usual_rest = rest;
+    const vector usual_to_end = k, usual_first = SHUFFLE(k, k, FIRST), usual_first_rest = SHUFFLE(rest, rest, FIRST);
     for (ptrdiff_t i = whole - F(WIDTH); i >= 0; i -= F(WIDTH)) {
-        vector a = *(const vector *)(w->add + i);
+        vector a = *(const vector *)(w->add + i), first_k = usual_first, first_rest = usual_first_rest;
         k = *(const vector *)(w->keep + i);
         if (F(alike)(k, usual)) {
             DOUBLINGS(BY_POWERS)
             k = usual_to_end;
-            rest = usual_rest;
         } else {
             rest = zero;
             DOUBLINGS(GENERAL)
+            first_k = SHUFFLE(k, k, FIRST);
+            first_rest = SHUFFLE(rest, rest, FIRST);
         }
-        const vector y = a + k * c;
+        const vector y = (vector)F(once)(k, c, a);
         *(vector *)(x + i) = y;
-        odd += y - y;
-        /* While this chunk is computed the next is on its way: asked for all at once, it would be waited for. */
-        for (ptrdiff_t k = 0; k < w->fetches; k++) __builtin_prefetch(w->fetch[k] + i * w->fetch_size[k], 0, 2);
-        const vector first = SHUFFLE(a, a, FIRST), first_k = SHUFFLE(k, k, FIRST), first_rest = SHUFFLE(rest, rest, FIRST);
+        odd = (vector)F(once)(y, zero, odd);
+        const vector first = SHUFFLE(a, a, FIRST);
         c = (vector)F(once)(first_k, c, F(once)(first_rest, c, first));
+        /* While this chunk is computed the next is on its way: asked for all at once, it would be waited for. */
+        if (i % 64 == 0) F(fetch)(w, i, i + 64);
     }
 #undef AHEAD_1
 #undef AHEAD_2
