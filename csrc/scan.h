@@ -57,6 +57,7 @@ typedef struct {
     int short_value;                           /* next_value came as V after the last step of each lane alone */
     int uniform;                               /* each SCALAR is one number */
     int far;                                   /* all is far larger than the caches */
+    int fused;                                 /* an EXP is read as it is */
     int past_caches;                           /* outputs go through the stage and then past the caches */
     int cut;                                   /* every step counts as truncated: the last of a window */
     ptrdiff_t refused;                         /* first position (of those met) whose next value is missing, or -1 */
@@ -384,7 +385,7 @@ static void F(locate)(F(workspace) * w, F(place) c)
                 continue;
             }
         }
-        const int exponent = kind == FASTPG_EXP;
+        const int exponent = kind == FASTPG_EXP && !w->fused;
         const int changed = next || exponent || (truncated && (w->ends || w->cut || (masked && !zero))) || (zero && (kind == FASTPG_IN || kind == FASTPG_FLAG));
         const int out = kind == FASTPG_OUT, dense = F(dense)(w, o, c, size);
         if (dense && !changed && !(out && w->past_caches)) {
@@ -538,7 +539,7 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
         k = product;                                                                                                                                 \
     }
 #define GENERAL(j, ...)                                                                                                                              \
-    a = (vector)F(once)(k, SHUFFLE(a, zero, __VA_ARGS__), a);                                                                                                          \
+    a = (vector)F(once)(k, SHUFFLE(a, zero, __VA_ARGS__), a);                                                                                        \
     MULTIPLY(__VA_ARGS__)
 #define OF_POWERS(j, ...)                                                                                                                            \
     power[j] = zero + k[0];                                                                                                                          \
@@ -708,6 +709,7 @@ static void F(scan_lanes)(F(workspace) * w)
     const ptrdiff_t t_from = over_lanes ? 0 : part->from, t_to = over_lanes ? w->steps : part->to;
     const int whole_rows = n_to - n_from == w->lanes && w->lanes <= F(USUAL);
     const int fuse = !(w->layout && w->layout->mask.data) && !repair && !part->window && !(whole_rows && w->lanes <= F(NARROW));
+    w->fused = fuse;
     for (ptrdiff_t n0 = n_from; n0 < n_to; n0 += F(LANES)) {
         const ptrdiff_t n1 = n0 + F(LANES) < n_to ? n0 + F(LANES) : n_to, most = whole_rows ? F(USUAL) / w->lanes : 1;
         const size_t row_bytes = (size_t)(n1 - n0) * sizeof(REAL);
@@ -851,7 +853,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
     w.uniform = 1;
     w.minor_size = w.order == FASTPG_LANES ? lanes : steps;
     w.past_caches = part->past_caches;
-    w.cut = 0;
+    w.cut = w.fused = 0;
     w.refused = -1;
     w.short_value = kernel->next_value >= 0 && given[kernel->next_value].last;
     for (int k = 0; k < kernel->n_parameters; k++) {
@@ -959,15 +961,16 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
 #undef TIME
 
 #define IN(x) s.x = at->x[i];
-#define EXP(x) s.x = at->x[i];
+#define EXP(x) s.x = raw ? F(exp_any)(at->x[i]) : at->x[i];
 #define FLAG(x) s.x = at->x[i];
 #define SCALAR(x) s.x = uniform ? all->x : at->x[i];
 #define NUMBER(x) s.x = all->x;
 #define COUNT(x)
 #define OUT(x)
 #define TIME(name, parameters)                                                                                                                       \
-    static inline F(name##_step) F(name##_read)(const F(name##_at) * at, ptrdiff_t i, const F(name##_step) * all, int uniform)                                                                \
+    static inline F(name##_step) F(name##_read)(const F(name##_at) * at, ptrdiff_t i, const F(name##_step) * all, int uniform, int raw)              \
     {                                                                                                                                                \
+        (void)raw;                                                                                                                                   \
         F(name##_step) s;                                                                                                                            \
         parameters return s;                                                                                                                         \
     }
@@ -1009,37 +1012,38 @@ static int F(role)(const fastpg_kernel *kernel, const char *name)
     return -1;
 }
 
-/* The three loops of a kernel, each compiled for numbers alone and for arrays as well. Chunks never overlap. */
+/* The three loops of a kernel, each compiled for numbers alone and for arrays as well. Chunks never overlap. The one that reads a step once
+ * reads it raw and takes e^x itself; for the two others `locate` has done so. */
 #undef LOOP
-#define LOOP(name, uniform, from, to, ...)                                                                                                           \
+#define LOOP(name, uniform, raw, from, to, ...)                                                                                                      \
     INDEPENDENT for (ptrdiff_t i = from; i < (to); i++)                                                                                              \
     {                                                                                                                                                \
-        F(name##_step) s = F(name##_read)(&at, i, &all, uniform);                                                                                    \
+        F(name##_step) s = F(name##_read)(&at, i, &all, uniform, raw);                                                                               \
         __VA_ARGS__                                                                                                                                  \
     }
 #undef LOOPS
-#define LOOPS(name, from, to, ...)                                                                                                                   \
+#define LOOPS(name, raw, from, to, ...)                                                                                                              \
     {                                                                                                                                                \
         F(name##_at) at;                                                                                                                             \
         memcpy(&at, chunk, sizeof at);                                                                                                               \
         const F(name##_step) all = F(name##_numbers)(&at);                                                                                           \
-        if (uniform) LOOP(name, 1, from, to, __VA_ARGS__)                                                                                            \
-        else LOOP(name, 0, from, to, __VA_ARGS__)                                                                                                    \
+        if (uniform) LOOP(name, 1, raw, from, to, __VA_ARGS__)                                                                                       \
+        else LOOP(name, 0, raw, from, to, __VA_ARGS__)                                                                                               \
     }
 #undef STEP
 #define STEP(name, ADD, KEEP, FINISH)                                                                                                                \
     static void F(name##_fill)(void *const *chunk, int uniform, ptrdiff_t n, REAL *add, REAL *keep)                                                  \
-    LOOPS(name, 0, n, add[i] = ADD; keep[i] = KEEP;)                                                                                                 \
+    LOOPS(name, 0, 0, n, add[i] = ADD; keep[i] = KEEP;)                                                                                              \
     static void F(name##_finish)(void *const *chunk, int uniform, ptrdiff_t n, const REAL *xs, const REAL *nexts)                                    \
-    LOOPS(name, 0, n, const REAL x = xs[i]; const REAL next = nexts[i]; (void)next, (void)x, (void)(FINISH); F(name##_write)(&at, i, s);)            \
+    LOOPS(name, 0, 0, n, const REAL x = xs[i]; const REAL next = nexts[i]; (void)next, (void)x, (void)(FINISH); F(name##_write)(&at, i, s);)         \
     static void F(name##_fused)(void *const *chunk, int uniform, ptrdiff_t from, ptrdiff_t to, REAL *carry)                                          \
-    LOOPS(name, from, to, const REAL next = carry[i - from]; const REAL x = (ADD) + times(KEEP, next); carry[i - from] = x; (void)(FINISH);          \
+    LOOPS(name, 1, from, to, const REAL next = carry[i - from]; const REAL x = (ADD) + times(KEEP, next); carry[i - from] = x; (void)(FINISH);       \
           F(name##_write)(&at, i, s);)
 
 #undef POINTWISE
 #define POINTWISE(name, X, FINISH)                                                                                                                   \
     static void F(name##_fused)(void *const *chunk, int uniform, ptrdiff_t from, ptrdiff_t to, REAL *carry)                                          \
-    LOOPS(name, from, to, (void)carry; const REAL x = X; (void)(FINISH); F(name##_write)(&at, i, s);)                                                \
+    LOOPS(name, 1, from, to, (void)carry; const REAL x = X; (void)(FINISH); F(name##_write)(&at, i, s);)                                             \
     SCAN_KERNEL(name, 0, 0, NULL, NULL)
 
 #undef RECUR
