@@ -217,13 +217,13 @@ def at_memory():
             batch = batch_of(case, layout, AT_MEMORY)
             wanted = fastpg_call(case, batch)
             moved = bytes_moved(batch.arguments, wanted)
-            out = {} if isinstance(wanted, tuple) else {"out": np.empty_like(wanted)}
+            out = tuple(map(np.empty_like, wanted)) if isinstance(wanted, tuple) else np.empty_like(wanted)
             cells = []
             for n in threads:
                 with fastpg.set_threads(n):
                     copied = measure_copy(threads=n)  # beside each, as a shared machine changes its mind
-                    fastpg_call(case, batch, **out)
-                    seconds = seconds_of(lambda: fastpg_call(case, batch, **out))  # noqa: B023
+                    fastpg_call(case, batch, out=out)
+                    seconds = seconds_of(lambda: fastpg_call(case, batch, out=out))  # noqa: B023
                 cells += [figure(moved / seconds / 1e9), figure(moved / seconds / copied)]
             rows.append([f"`{case.id}`", layout, f"{moved / 1e6:.0f}", *cells])
     head = ["function", "layout", "MB"]
@@ -339,8 +339,7 @@ def page(measured, copy, others):
         ]
     parts += [
         "## Beside a copy",
-        "Batches that lie in memory, over a copy by as many threads, measured just before. Functions of one output write it into an array"
-        " that is there; those of two have no `out=`, and give new ones.",
+        "Batches that lie in memory, over a copy by as many threads, measured just before. Results go into arrays that are there (`out=`).",
         at_memory(),
         machine.sentence(machine.about(), copy, others.cores_of_others()),
     ]

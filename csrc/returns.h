@@ -40,7 +40,7 @@ RECUR(gae_and_return)
 
 /* R[t] = r[t] + gamma (1 - lambda) v'[t] + gamma lambda R[t+1]; where truncated r[t] + gamma v'[t]; where terminated r[t] */
 STEP(lambda_return,
-     s.reward + times(unless(s.terminated, s.truncated ? s.gamma : s.gamma * (1 - s.lambda_)), s.next_value),
+     s.reward + times(unless(s.terminated, s.gamma * (1 - unless(s.truncated, s.lambda_))), s.next_value),
      unless(s.terminated | s.truncated, s.gamma * s.lambda_),
      s.returns = x)
 RECUR(lambda_return)

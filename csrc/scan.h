@@ -23,6 +23,7 @@ enum {
     F(ITEMS) = MOST_STAGE_BYTES / sizeof(REAL), /* in the largest chunk */
     F(USUAL) = STAGE_BYTES / sizeof(REAL),      /* in a chunk, unless all is far larger than the caches: then longer runs of memory tell */
     F(LANES) = 4 * F(USUAL),                    /* in a block of wide rows, whose carry must stay in cache */
+    F(FETCH) = 256, /* items between two rounds of prefetches (measured) */
     F(NARROW) = 96,                        /* lanes up to which flat chunks beat fused rows (measured) */
     F(WIDTH) = VECTOR_BYTES / sizeof(REAL)
 };
@@ -31,9 +32,9 @@ typedef struct {
     int n_parameters, recursive, spread;
     int value, next_value, terminated, truncated; /* positions among the parameters, or -1 */
     const fastpg_parameter *parameters;
-    void (*fill)(void *const *at, ptrdiff_t n, REAL *add, REAL *keep);
-    void (*finish)(void *const *at, ptrdiff_t n, const REAL *x, const REAL *next);
-    void (*fused)(void *const *at, ptrdiff_t n, REAL *carry);
+    void (*fill)(void *const *at, int uniform, ptrdiff_t n, REAL *add, REAL *keep); /* uniform: each SCALAR is one number */
+    void (*finish)(void *const *at, int uniform, ptrdiff_t n, const REAL *x, const REAL *next);
+    void (*fused)(void *const *at, int uniform, ptrdiff_t from, ptrdiff_t to, REAL *carry); /* items from `from` on, whose carry is carry[0] */
 } F(scan_kernel);
 
 typedef struct {
@@ -54,13 +55,16 @@ typedef struct {
     REAL *carry_of, *after_of; /* INTERLEAVED: carry, after, some and more by lane, in memory of the caller */
     uint8_t *seen, *some_of, *ahead_of;
     int short_value;                           /* next_value came as V after the last step of each lane alone */
+    int uniform;                               /* each SCALAR is one number */
+    int far;                                   /* all is far larger than the caches */
+    int fused;                                 /* an EXP is read as it is */
     int past_caches;                           /* outputs go through the stage and then past the caches */
     int cut;                                   /* every step counts as truncated: the last of a window */
     ptrdiff_t refused;                         /* first position (of those met) whose next value is missing, or -1 */
     ptrdiff_t constant[FASTPG_MAX_PARAMETERS]; /* so many times the stage holds the one item that this parameter repeats */
     void *at[FASTPG_MAX_PARAMETERS];           /* where the chunk in hand lies */
-    const char *fetch[FASTPG_MAX_PARAMETERS];  /* FLAT: where the chunk below it does, of each array that is read as it lies, */
-    ptrdiff_t fetch_size[FASTPG_MAX_PARAMETERS], fetches; /* and the size of its items */
+    const char *fetch[FASTPG_MAX_PARAMETERS];  /* where the chunk to come after it does, of each array that is read as it lies, */
+    ptrdiff_t fetch_size[FASTPG_MAX_PARAMETERS], fetches; /* and the size of its items; none unless all is far larger than the caches */
 } F(workspace);
 
 /* A chunk: count items from position (major, minor). */
@@ -321,17 +325,38 @@ static void F(find_cut)(F(workspace) * w, F(place) c)
         if (tr[i] & !te[i]) w->refused = F(position)(w, c) + i;
 }
 
+/* The hardware foresees neither the step down to the row before nor that to the chunk below. */
 static void F(find_fetches)(F(workspace) * w, F(place) c)
 {
+    const int lanes = w->order == FASTPG_LANES;
     w->fetches = 0;
-    for (int k = 0; k < w->kernel->n_parameters; k++) {
+    for (int k = 0; k < w->kernel->n_parameters && w->far; k++) {
         const fastpg_operand *o = &w->operands[k];
-        const fastpg_parameter *p = &w->kernel->parameters[k];
-        const ptrdiff_t size = F(item_size)(p);
-        if (p->kind == FASTPG_OUT || o->stride0 != size) continue;
-        w->fetch[w->fetches] = F(address)(w, o, c) - w->chunk * size;
+        const ptrdiff_t size = F(item_size)(&w->kernel->parameters[k]);
+        if (w->kernel->parameters[k].kind == FASTPG_OUT || (lanes ? o->stride1 : o->stride0) != size) continue;
+        w->fetch[w->fetches] = F(address)(w, o, c) - (lanes ? (1 + (F(USUAL) - 1) / w->lanes) * o->stride0 : w->chunk * size);
         w->fetch_size[w->fetches++] = size;
     }
+}
+
+/* Into the L2 cache: there are too many arrays for the L1 (measured, gae float32 (128, 32768): 19 GB/s, into the L1 15, without 15). */
+static inline void F(fetch)(const F(workspace) * w, ptrdiff_t from, ptrdiff_t to)
+{
+    for (ptrdiff_t k = 0; k < w->fetches; k++)
+        for (ptrdiff_t b = from * w->fetch_size[k]; b < to * w->fetch_size[k]; b += 64) __builtin_prefetch(w->fetch[k] + b, 0, 2);
+}
+
+/* One pass over a chunk of rows of `cols` lanes, or of one row. What is fetched is asked for bit by bit: all at once, it would be waited for. */
+static void F(fuse)(F(workspace) * w, F(place) c, REAL *carry, ptrdiff_t cols)
+{
+    F(find_fetches)(w, c);
+    const ptrdiff_t most = w->fetches ? F(FETCH) : cols;
+    for (ptrdiff_t row = c.count - cols; row >= 0; row -= cols)
+        for (ptrdiff_t n = 0; n < cols; n += most) {
+            const ptrdiff_t from = row + n, to = n + most < cols ? from + most : row + cols;
+            F(fetch)(w, from, to);
+            w->kernel->fused(w->at, w->uniform, from, to, carry + n);
+        }
 }
 
 /* Points w->at[k] at each parameter's items of the chunk, staging what is not dense, or changed by the end of a lane or by a mask. */
@@ -360,7 +385,7 @@ static void F(locate)(F(workspace) * w, F(place) c)
                 continue;
             }
         }
-        const int exponent = kind == FASTPG_EXP;
+        const int exponent = kind == FASTPG_EXP && !w->fused;
         const int changed = next || exponent || (truncated && (w->ends || w->cut || (masked && !zero))) || (zero && (kind == FASTPG_IN || kind == FASTPG_FLAG));
         const int out = kind == FASTPG_OUT, dense = F(dense)(w, o, c, size);
         if (dense && !changed && !(out && w->past_caches)) {
@@ -514,34 +539,35 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
         k = product;                                                                                                                                 \
     }
 #define GENERAL(j, ...)                                                                                                                              \
-    a += k * SHUFFLE(a, zero, __VA_ARGS__);                                                                                                          \
+    a = (vector)F(once)(k, SHUFFLE(a, zero, __VA_ARGS__), a);                                                                                        \
     MULTIPLY(__VA_ARGS__)
 #define OF_POWERS(j, ...)                                                                                                                            \
     power[j] = zero + k[0];                                                                                                                          \
     MULTIPLY(__VA_ARGS__)
-#define BY_POWERS(j, ...) a += power[j] * SHUFFLE(a, zero, __VA_ARGS__);
+#define BY_POWERS(j, ...) a = (vector)F(once)(power[j], SHUFFLE(a, zero, __VA_ARGS__), a);
     const vector usual = zero + w->keep[n / 2]; /* an ending's 0 serves as well as any */
     vector power[4], k = usual, rest = zero, odd = zero, c = zero + *carry;
     DOUBLINGS(OF_POWERS)
-    const vector usual_to_end = k, usual_rest = rest;
+    const vector usual_to_end = k, usual_first = SHUFFLE(k, k, FIRST), usual_first_rest = SHUFFLE(rest, rest, FIRST);
     for (ptrdiff_t i = whole - F(WIDTH); i >= 0; i -= F(WIDTH)) {
-        vector a = *(const vector *)(w->add + i);
+        vector a = *(const vector *)(w->add + i), first_k = usual_first, first_rest = usual_first_rest;
         k = *(const vector *)(w->keep + i);
         if (F(alike)(k, usual)) {
             DOUBLINGS(BY_POWERS)
             k = usual_to_end;
-            rest = usual_rest;
         } else {
             rest = zero;
             DOUBLINGS(GENERAL)
+            first_k = SHUFFLE(k, k, FIRST);
+            first_rest = SHUFFLE(rest, rest, FIRST);
         }
-        const vector y = a + k * c;
+        const vector y = (vector)F(once)(k, c, a);
         *(vector *)(x + i) = y;
-        odd += y - y;
-        /* While this chunk is computed the next is on its way: asked for all at once, it would be waited for. */
-        for (ptrdiff_t k = 0; k < w->fetches; k++) __builtin_prefetch(w->fetch[k] + i * w->fetch_size[k]);
-        const vector first = SHUFFLE(a, a, FIRST), first_k = SHUFFLE(k, k, FIRST), first_rest = SHUFFLE(rest, rest, FIRST);
+        odd = (vector)F(once)(y, zero, odd);
+        const vector first = SHUFFLE(a, a, FIRST);
         c = (vector)F(once)(first_k, c, F(once)(first_rest, c, first));
+        /* While this chunk is computed the next is on its way: asked for all at once, it would be waited for. */
+        if (i % 64 == 0) F(fetch)(w, i, i + 64);
     }
 #undef AHEAD_1
 #undef AHEAD_2
@@ -585,7 +611,7 @@ static void F(mask_coefficients)(F(workspace) * w, ptrdiff_t count)
 
 static void F(fill)(F(workspace) * w, ptrdiff_t count)
 {
-    w->kernel->fill(w->at, count, w->add, w->keep);
+    w->kernel->fill(w->at, w->uniform, count, w->add, w->keep);
     if (w->layout && w->layout->mask.data && w->layout->mask_mode != FASTPG_ZERO) F(mask_coefficients)(w, count);
 }
 
@@ -630,7 +656,7 @@ static int F(chunk)(F(workspace) * w, F(place) c, REAL *carry, REAL *stale, ptrd
     if (w->order == FASTPG_FLAT && F(pad)(w, c, carry, stale)) return stale && *carry == *stale;
     F(locate)(w, c);
     if (!w->kernel->recursive) {
-        w->kernel->fused(w->at, c.count, w->x);
+        F(fuse)(w, c, w->x, c.count);
         F(close_chunk)(w, c);
         return 0;
     }
@@ -639,15 +665,15 @@ static int F(chunk)(F(workspace) * w, F(place) c, REAL *carry, REAL *stale, ptrd
         if (stale) F(recur_lanes)(w, w->x, stale, c.count / cols, cols);
         memcpy(w->x + c.count, carry, (size_t)cols * sizeof(REAL));
         F(recur_lanes)(w, w->x, carry, c.count / cols, cols);
-        w->kernel->finish(w->at, c.count, w->x, w->x + cols);
+        w->kernel->finish(w->at, w->uniform, c.count, w->x, w->x + cols);
     } else if (w->order == FASTPG_FLAT) {
         F(find_fetches)(w, c);
         if (stale) F(recur_flat)(w, w->x, stale, c.count);
         F(recur_flat)(w, w->x, carry, c.count);
-        w->kernel->finish(w->at, c.count, w->x, w->x + 1);
+        w->kernel->finish(w->at, w->uniform, c.count, w->x, w->x + 1);
     } else {
         F(recur_interleaved)(w, c);
-        w->kernel->finish(w->at, c.count, w->x, w->next);
+        w->kernel->finish(w->at, w->uniform, c.count, w->x, w->next);
     }
     F(close_chunk)(w, c);
     return stale && !memcmp(carry, stale, (size_t)cols * sizeof(REAL));
@@ -669,7 +695,7 @@ static void F(window_chunk)(F(workspace) * w, F(place) c, ptrdiff_t window)
         for (ptrdiff_t i = 0; i < shifted.count; i++) w->x[i] = w->add[i] + times(w->keep[i], w->x[i]);
     }
     w->cut = 0;
-    w->kernel->finish(w->at, c.count, w->x, w->x);
+    w->kernel->finish(w->at, w->uniform, c.count, w->x, w->x);
     F(close_chunk)(w, c);
 }
 
@@ -683,8 +709,9 @@ static void F(scan_lanes)(F(workspace) * w)
     const ptrdiff_t t_from = over_lanes ? 0 : part->from, t_to = over_lanes ? w->steps : part->to;
     const int whole_rows = n_to - n_from == w->lanes && w->lanes <= F(USUAL);
     const int fuse = !(w->layout && w->layout->mask.data) && !repair && !part->window && !(whole_rows && w->lanes <= F(NARROW));
+    w->fused = fuse;
     for (ptrdiff_t n0 = n_from; n0 < n_to; n0 += F(LANES)) {
-        const ptrdiff_t n1 = n0 + F(LANES) < n_to ? n0 + F(LANES) : n_to, most = whole_rows && !fuse ? F(USUAL) / w->lanes : 1;
+        const ptrdiff_t n1 = n0 + F(LANES) < n_to ? n0 + F(LANES) : n_to, most = whole_rows ? F(USUAL) / w->lanes : 1;
         const size_t row_bytes = (size_t)(n1 - n0) * sizeof(REAL);
         memset(w->carry, 0, row_bytes);
         memset(w->stale, 0, row_bytes);
@@ -700,7 +727,7 @@ static void F(scan_lanes)(F(workspace) * w)
                 else if (!fuse) settled = F(chunk)(w, c, w->carry + (n - n0), repair ? w->stale : NULL, cols);
                 else {
                     F(locate)(w, c);
-                    w->kernel->fused(w->at, cols, w->carry + (n - n0));
+                    F(fuse)(w, c, w->carry + (n - n0), cols);
                     F(deliver)(w, c);
                 }
             }
@@ -821,10 +848,12 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
     w.steps = steps;
     w.lanes = lanes;
     w.size = steps * lanes;
-    w.chunk = w.size * (ptrdiff_t)sizeof(REAL) < FAR_LARGER ? F(USUAL) : F(ITEMS);
+    w.far = w.size * (ptrdiff_t)sizeof(REAL) >= FAR_LARGER;
+    w.chunk = w.far ? F(ITEMS) : F(USUAL);
+    w.uniform = 1;
     w.minor_size = w.order == FASTPG_LANES ? lanes : steps;
     w.past_caches = part->past_caches;
-    w.cut = 0;
+    w.cut = w.fused = 0;
     w.refused = -1;
     w.short_value = kernel->next_value >= 0 && given[kernel->next_value].last;
     for (int k = 0; k < kernel->n_parameters; k++) {
@@ -832,6 +861,7 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
         *o = given[k];
         if (o->data == NULL) *o = (fastpg_operand){(char *)(uintptr_t)&zero, 0, 0, o->last, o->last_stride};
         w.constant[k] = 0;
+        if (kernel->parameters[k].kind == FASTPG_SCALAR && (o->stride0 || o->stride1)) w.uniform = 0;
         if (kernel->parameters[k].kind == FASTPG_OUT && !out) out = o;
     }
     if (w.order == FASTPG_INTERLEAVED) {
@@ -906,16 +936,41 @@ static ptrdiff_t F(scan)(const F(scan_kernel) * kernel, const fastpg_operand *gi
 #undef OUT
 #undef TIME
 
-#define IN(x) s.x = at->x[i];
-#define EXP(x) s.x = at->x[i];
-#define FLAG(x) s.x = at->x[i];
-#define SCALAR(x) s.x = at->x[i];
-#define NUMBER(x) s.x = at->x[i];
+#define IN(x)
+#define EXP(x)
+#define FLAG(x)
+#define SCALAR(x) s.x = *at->x;
+#define NUMBER(x) s.x = *at->x;
 #define COUNT(x)
 #define OUT(x)
 #define TIME(name, parameters)                                                                                                                       \
-    static inline F(name##_step) F(name##_read)(const F(name##_at) * at, ptrdiff_t i)                                                                \
+    static inline F(name##_step) F(name##_numbers)(const F(name##_at) * at)                                                                          \
     {                                                                                                                                                \
+        F(name##_step) s = {0};                                                                                                                      \
+        (void)at;                                                                                                                                    \
+        parameters return s;                                                                                                                         \
+    }
+#include "kernels.def"
+#undef IN
+#undef EXP
+#undef FLAG
+#undef SCALAR
+#undef NUMBER
+#undef COUNT
+#undef OUT
+#undef TIME
+
+#define IN(x) s.x = at->x[i];
+#define EXP(x) s.x = raw ? F(exp_any)(at->x[i]) : at->x[i];
+#define FLAG(x) s.x = at->x[i];
+#define SCALAR(x) s.x = uniform ? all->x : at->x[i];
+#define NUMBER(x) s.x = all->x;
+#define COUNT(x)
+#define OUT(x)
+#define TIME(name, parameters)                                                                                                                       \
+    static inline F(name##_step) F(name##_read)(const F(name##_at) * at, ptrdiff_t i, const F(name##_step) * all, int uniform, int raw)              \
+    {                                                                                                                                                \
+        (void)raw;                                                                                                                                   \
         F(name##_step) s;                                                                                                                            \
         parameters return s;                                                                                                                         \
     }
@@ -957,61 +1012,38 @@ static int F(role)(const fastpg_kernel *kernel, const char *name)
     return -1;
 }
 
-/* The three loops of a kernel. Chunks never overlap. */
+/* The three loops of a kernel, each compiled for numbers alone and for arrays as well. Chunks never overlap. The one that reads a step once
+ * reads it raw and takes e^x itself; for the two others `locate` has done so. */
+#undef LOOP
+#define LOOP(name, uniform, raw, from, to, ...)                                                                                                      \
+    INDEPENDENT for (ptrdiff_t i = from; i < (to); i++)                                                                                              \
+    {                                                                                                                                                \
+        F(name##_step) s = F(name##_read)(&at, i, &all, uniform, raw);                                                                               \
+        __VA_ARGS__                                                                                                                                  \
+    }
+#undef LOOPS
+#define LOOPS(name, raw, from, to, ...)                                                                                                              \
+    {                                                                                                                                                \
+        F(name##_at) at;                                                                                                                             \
+        memcpy(&at, chunk, sizeof at);                                                                                                               \
+        const F(name##_step) all = F(name##_numbers)(&at);                                                                                           \
+        if (uniform) LOOP(name, 1, raw, from, to, __VA_ARGS__)                                                                                       \
+        else LOOP(name, 0, raw, from, to, __VA_ARGS__)                                                                                               \
+    }
 #undef STEP
 #define STEP(name, ADD, KEEP, FINISH)                                                                                                                \
-    static void F(name##_fill)(void *const *chunk, ptrdiff_t n, REAL *add, REAL *keep)                                                               \
-    {                                                                                                                                                \
-        F(name##_at) at;                                                                                                                             \
-        memcpy(&at, chunk, sizeof at);                                                                                                               \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
-        {                                                                                                                                            \
-            const F(name##_step) s = F(name##_read)(&at, i);                                                                                         \
-            add[i] = ADD;                                                                                                                            \
-            keep[i] = KEEP;                                                                                                                          \
-        }                                                                                                                                            \
-    }                                                                                                                                                \
-    static void F(name##_finish)(void *const *chunk, ptrdiff_t n, const REAL *xs, const REAL *nexts)                                                 \
-    {                                                                                                                                                \
-        F(name##_at) at;                                                                                                                             \
-        memcpy(&at, chunk, sizeof at);                                                                                                               \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
-        {                                                                                                                                            \
-            F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
-            const REAL x = xs[i], next = nexts[i];                                                                                                   \
-            (void)next, (void)x, (void)(FINISH);                                                                                                     \
-            F(name##_write)(&at, i, s);                                                                                                              \
-        }                                                                                                                                            \
-    }                                                                                                                                                \
-    static void F(name##_fused)(void *const *chunk, ptrdiff_t n, REAL *carry)                                                                        \
-    {                                                                                                                                                \
-        F(name##_at) at;                                                                                                                             \
-        memcpy(&at, chunk, sizeof at);                                                                                                               \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
-        {                                                                                                                                            \
-            F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
-            const REAL next = carry[i], x = (ADD) + times(KEEP, next);                                                                               \
-            carry[i] = x;                                                                                                                            \
-            (void)(FINISH);                                                                                                                          \
-            F(name##_write)(&at, i, s);                                                                                                              \
-        }                                                                                                                                            \
-    }
+    static void F(name##_fill)(void *const *chunk, int uniform, ptrdiff_t n, REAL *add, REAL *keep)                                                  \
+    LOOPS(name, 0, 0, n, add[i] = ADD; keep[i] = KEEP;)                                                                                              \
+    static void F(name##_finish)(void *const *chunk, int uniform, ptrdiff_t n, const REAL *xs, const REAL *nexts)                                    \
+    LOOPS(name, 0, 0, n, const REAL x = xs[i]; const REAL next = nexts[i]; (void)next, (void)x, (void)(FINISH); F(name##_write)(&at, i, s);)         \
+    static void F(name##_fused)(void *const *chunk, int uniform, ptrdiff_t from, ptrdiff_t to, REAL *carry)                                          \
+    LOOPS(name, 1, from, to, const REAL next = carry[i - from]; const REAL x = (ADD) + times(KEEP, next); carry[i - from] = x; (void)(FINISH);       \
+          F(name##_write)(&at, i, s);)
 
 #undef POINTWISE
 #define POINTWISE(name, X, FINISH)                                                                                                                   \
-    static void F(name##_fused)(void *const *chunk, ptrdiff_t n, REAL *carry)                                                                        \
-    {                                                                                                                                                \
-        F(name##_at) at;                                                                                                                             \
-        memcpy(&at, chunk, sizeof at);                                                                                                               \
-        (void)carry;                                                                                                                                 \
-        INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)                                                                                                \
-        {                                                                                                                                            \
-            F(name##_step) s = F(name##_read)(&at, i);                                                                                               \
-            const REAL x = X;                                                                                                                        \
-            (void)(FINISH);                                                                                                                          \
-            F(name##_write)(&at, i, s);                                                                                                              \
-        }                                                                                                                                            \
-    }                                                                                                                                                \
+    static void F(name##_fused)(void *const *chunk, int uniform, ptrdiff_t from, ptrdiff_t to, REAL *carry)                                          \
+    LOOPS(name, 1, from, to, (void)carry; const REAL x = X; (void)(FINISH); F(name##_write)(&at, i, s);)                                             \
     SCAN_KERNEL(name, 0, 0, NULL, NULL)
 
 #undef RECUR

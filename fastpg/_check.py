@@ -100,7 +100,7 @@ def _over_time(
         return done
 
     inputs = ready if layout is None else [*ready, layout.mask]
-    return into(out, anchor.shape, anchor.dtype, inputs, run)
+    return into(out, anchor.shape, anchor.dtype, inputs, run, list(KINDS[kernel].values()).count("OUT"))
 
 
 class Layout:
@@ -518,22 +518,38 @@ def same_shape(name: str, array: Array, first: str, anchor: Array) -> Array:
     return array
 
 
-def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[Any], run: Any) -> Any:
-    """Runs into `out` after checking it, by way of a new array where it shares memory with an input; into a new array for None."""
+def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[Any], run: Any, outputs: int = 1) -> Any:
+    """Runs into `out`, a tuple where there are several outputs, after checking it, by way of new arrays where it shares memory with an
+    input; into new arrays for None."""
     if out is None:
         return run(None)
-    given = out
-    if is_foreign(out):
-        out = as_array("out", out)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is a {type(out).__name__}; an array is wanted")
-    if out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"out has shape {out.shape} and dtype {out.dtype}; {shape} and {dtype} are wanted")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only; a writeable array is wanted")
-    shared = any(isinstance(array, np.ndarray) and np.may_share_memory(out, array) for array in inputs)
-    if shared or not out.flags.aligned or not out.flags.c_contiguous:
-        out[...] = run(None)
+    if outputs == 1:
+        ready = [as_out("out", out, shape, dtype)]
+    elif isinstance(out, tuple) and len(out) == outputs:
+        ready = [as_out(f"out[{k}]", x, shape, dtype) for k, x in enumerate(out)]
     else:
-        run(out)
-    return given
+        came = f"a tuple of {len(out)}" if isinstance(out, tuple) else f"a {type(out).__name__}"
+        raise TypeError(f"out is {came}; a tuple of {outputs} arrays, one for each result, is wanted")
+    if any(np.may_share_memory(a, b) for k, a in enumerate(ready) for b in ready[:k]):
+        raise ValueError("out[0] and out[1] share memory; an array for each result is wanted")
+    shared = any(isinstance(array, np.ndarray) and np.may_share_memory(x, array) for x in ready for array in inputs)
+    if shared or not all(x.flags.aligned and x.flags.c_contiguous for x in ready):
+        made = run(None)
+        for x, result in zip(ready, made if outputs > 1 else (made,), strict=True):
+            x[...] = result
+    else:
+        run(ready[0] if outputs == 1 else tuple(ready))
+    return out
+
+
+def as_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """An array that a result may be written into."""
+    if is_foreign(out):
+        out = as_array(name, out)
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name} is a {type(out).__name__}; an array is wanted")
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"{name} has shape {out.shape} and dtype {out.dtype}; {shape} and {dtype} are wanted")
+    if not out.flags.writeable:
+        raise ValueError(f"{name} is read-only; a writeable array is wanted")
+    return out

@@ -72,7 +72,7 @@ cdef enum:
     MOST_KERNELS = 256
 
 cdef struct Roles:
-    int value, next_value
+    int value, next_value, outputs
 
 cdef Roles ROLES[MOST_KERNELS]
 
@@ -86,7 +86,8 @@ cdef int position(int kernel, bytes name):
 
 
 for _k in range(fastpg_kernel_count()):
-    ROLES[<int>_k] = Roles(position(_k, b"value"), position(_k, b"next_value"))
+    ROLES[<int>_k] = Roles(position(_k, b"value"), position(_k, b"next_value"),
+                           sum([fastpg_kernel_at(_k).parameters[<int>_i].kind == FASTPG_OUT for _i in range(fastpg_kernel_at(_k).n_parameters)]))
 
 # Of each output that rows may share, the input that says whether they do: log_std of log_std_grad.
 cdef int SOURCE[MOST_KERNELS][FASTPG_MAX_PARAMETERS]
@@ -192,7 +193,7 @@ cdef bint plain_layout(tuple layout, cnp.ndarray first, object out):
     cdef Py_ssize_t b, size = cnp.PyArray_DIM(first, 0)
     cdef const int64_t *offsets
     cdef cnp.ndarray array
-    if layout[1] is not None:
+    if layout[1] is not None or type(out) is tuple:
         return False
     if layout[3] is not None:
         if not plain(layout[3], cnp.NPY_BOOL, cnp.PyArray_NDIM(first)) or not same_shape(<cnp.ndarray>layout[3], first):
@@ -217,7 +218,7 @@ cdef bint plain_layout(tuple layout, cnp.ndarray first, object out):
 
 
 def run_time(str kernel, tuple args, int axis, object out, bint optional, bint checked, tuple layout=None):
-    """Runs a TIME kernel on its parameters in order, the outputs left out.
+    """Runs a TIME kernel on its parameters in order, the outputs left out; `out` is an array, of two outputs a tuple of them, or None.
 
     None where an argument is not plain, an int where that step (t * lanes + n) is cut and its next value missing. Parameters after the
     first may be None where `optional`. A SCALAR is a float in [0, 1], or, once `checked`, an array shaped like the first parameter; a
@@ -281,9 +282,16 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
             if out is None:
                 array = <cnp.ndarray>PyArray_NewLikeArray(first, cnp.NPY_KEEPORDER, NULL, 0)
             else:
-                if not plain(out, type_number, ndim) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out) or not same_shape(<cnp.ndarray>out, first):
+                arg = out
+                if role.outputs > 1:
+                    if type(out) is not tuple or len(<tuple>out) != role.outputs:
+                        return None
+                    arg = (<tuple>out)[filled]
+                if not plain(arg, type_number, ndim) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>arg) or not same_shape(<cnp.ndarray>arg, first):
                     return None
-                array = <cnp.ndarray>out
+                array = <cnp.ndarray>arg
+                if filled and overlap(array, <cnp.ndarray>made):
+                    return None
                 for arg in args:
                     if cnp.PyArray_Check(arg) and overlap(array, <cnp.ndarray>arg):
                         return None

@@ -19,7 +19,7 @@ elsewhere, and a truncated step anywhere but there is refused, because the value
 In one dimension the shape of `reward` always means one value a step. Past a gap, `value[t+1]` is that of the lane's next unmasked step
 ("skip"), or 0 ("zero").
 `gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`. A coefficient of 0 reads nothing: NaN and inf reach the
-steps before them in the same episode and no others. `out` receives the result.
+steps before them in the same episode and no others. `out` receives the result, a tuple of two arrays both results.
 
 CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind; float16 and bfloat16 are computed
 and answered in float32.
@@ -204,6 +204,7 @@ def gae_and_return(
     env_id: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     mask_mode: str = "skip",
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """`gae` and the returns that a value function is fitted to, in one pass.
 
@@ -218,7 +219,9 @@ def gae_and_return(
     (array([-0.5,  1. ]), array([1.5, 1. ]))
     """
     args = (reward, value, next_value, terminated, truncated, gamma, lambda_)
-    return over_time("gae_and_return", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
+    return over_time(
+        "gae_and_return", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode
+    )
 
 
 def lambda_return(
@@ -309,6 +312,7 @@ def vtrace(
     env_id: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     mask_mode: str = "skip",
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """Values of the target policy from steps of another one, and the advantage for its policy gradient.
 
@@ -342,7 +346,7 @@ def vtrace(
         clip_pg_rho,
         alpha,
     )
-    return over_time("vtrace", args, axis, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
+    return over_time("vtrace", args, axis, out, False, offsets=offsets, env_id=env_id, mask=mask, mask_mode=mask_mode)
 
 
 def retrace(

@@ -174,7 +174,21 @@ def test_a_truncated_step_above_the_last_row_needs_its_own_next_value():
         fastpg.gae(r, v, np.zeros(5), no, no)
 
 
-@named([c for c in CASES if "out" in inspect.signature(c.function()).parameters])
+WITH_OUT = [c for c in CASES if "out" in inspect.signature(c.function()).parameters]
+
+
+@named([c for c in WITH_OUT if isinstance(c.call(arguments(c)), tuple)])
+def test_wrong_out_for_two_results(case):
+    one, two = case.call(arguments(case))
+    refuses(case, TypeError, "out is a ndarray; a tuple of 2 arrays, one for each result, is wanted", {}, out=one)
+    refuses(case, TypeError, "out is a tuple of 1;", {}, out=(one,))
+    refuses(case, ValueError, r"out\[1\] has shape \(3, 3\)", {}, out=(one, np.zeros((3, 3))))
+    refuses(case, ValueError, r"out\[0\] and out\[1\] share memory", {}, out=(one, one))
+    two.setflags(write=False)
+    refuses(case, ValueError, r"out\[1\] is read-only", {}, out=(one, two))
+
+
+@named([c for c in WITH_OUT if not isinstance(c.call(arguments(c)), tuple)])
 def test_wrong_out(case):
     right = case.call(arguments(case))
     refuses(case, ValueError, "out has shape", {}, out=np.zeros((3, 3)))

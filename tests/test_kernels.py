@@ -11,7 +11,8 @@ from fastpg.testing import CASES, compare
 TIME = [case for case in CASES if case.over_time]
 ROWS = [case for case in CASES if not case.over_time]
 MASKED = [case for case in ROWS if "legal" in inspect.signature(case.function()).parameters]
-WITH_OUT = [case for case in CASES if "out" in inspect.signature(case.function()).parameters]
+PAIRS = [case for case in CASES if case.id in ("gae_and_return", "vtrace")]
+WITH_OUT = [case for case in CASES if case not in PAIRS and "out" in inspect.signature(case.function()).parameters]
 STEPS = [0, 1, 2, 7, 8, 9, 63, 64, 65, 1025]
 LANES = [None, 0, 1, 2, 7, 8, 9, 15, 16, 17, 63, 64, 65, 96, 97, 130, 1025, 4100]
 ACTIONS = [1, 2, 3, 4, 5, 7, 8, 9, 18, 31, 63, 64, 65, 66, 130, 1000, 4096, 4097, 9000]
@@ -206,6 +207,21 @@ def test_out_receives_the_result_even_where_it_overlaps_an_input(case):
                 same = arguments[name].copy()
                 case.call(arguments | {name: same}, out=same)
                 assert compare(same, wanted, 0) == "", name
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=ids(PAIRS))
+def test_a_pair_of_arrays_receives_both_results_even_where_one_is_an_input(case):
+    mask = np.arange(120).reshape(30, 4) % 7 > 0
+    for shape, keywords in [((30, 4), {}), ((4, 30), {"axis": 1}), ((30, 4), {"mask": mask})]:
+        arguments = case.make(np.random.default_rng(3), shape, np.float32)
+        wanted = case.call(arguments, **keywords)
+        for out in [
+            tuple(np.full(shape, np.nan, np.float32) for _ in range(2)),
+            tuple(np.full((*shape, 2), np.nan, np.float32)[..., 0] for _ in range(2)),
+            (arguments["value"], np.full(shape, np.nan, np.float32)),
+        ]:
+            assert case.call(arguments, **keywords, out=out)[0] is out[0]
+            assert compare(out, wanted, 0) == ""
 
 
 def test_the_self_test_passes_here_and_fails_for_a_broken_kernel(monkeypatch):
