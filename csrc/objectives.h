@@ -13,13 +13,14 @@
 
 enum {
     F(TOKEN_BLOCK) = 512,
+    F(LEAN_BLOCK) = 2048, /* of a loop that keeps nothing in between */
     F(TOKEN_LANES) = 64 / sizeof(REAL) /* a loop runs over whole vectors of tokens: what is left of a sequence is filled up to one */
 };
 
 /* What a block needs beside the arrays of the call, where they do not stand there as the loop reads them. */
 typedef struct {
-    _Alignas(64) F(bits) m[F(TOKEN_BLOCK)], ones[F(TOKEN_BLOCK)]; /* all ones, or 0 for a masked token */
-    _Alignas(64) REAL a[F(TOKEN_BLOCK)], w[F(TOKEN_BLOCK)], chosen[F(TOKEN_BLOCK)], kl[F(TOKEN_BLOCK)], kl_grad[F(TOKEN_BLOCK)];
+    _Alignas(64) F(bits) m[F(LEAN_BLOCK)], ones[F(LEAN_BLOCK)]; /* all ones, or 0 for a masked token */
+    _Alignas(64) REAL a[F(LEAN_BLOCK)], w[F(TOKEN_BLOCK)], chosen[F(TOKEN_BLOCK)], kl[F(TOKEN_BLOCK)], kl_grad[F(TOKEN_BLOCK)];
     _Alignas(64) REAL filled[6][F(TOKEN_LANES)];
 } F(token_block);
 
@@ -392,7 +393,7 @@ static ptrdiff_t F(count_mask)(const char *mask, ptrdiff_t count)
 {
     enum { MOST = 1 << 15 }; /* a uint16_t holds it */
     ptrdiff_t kept = 0;
-    if (!mask) return count;
+    if (!mask || !memchr(mask, 0, (size_t)count)) return count;
     for (ptrdiff_t from = 0; from < count; from += MOST) {
         const ptrdiff_t to = count - from < MOST ? count : from + MOST;
         uint16_t some = 0;
@@ -425,9 +426,9 @@ static F(numbers) F(numbers_of)(const fastpg_objective *q)
 }
 
 /* How many of the tokens left are taken at once: whole vectors, or the rest. */
-static ptrdiff_t F(at_once)(ptrdiff_t left)
+static ptrdiff_t F(at_once)(ptrdiff_t left, ptrdiff_t most)
 {
-    return left >= F(TOKEN_BLOCK) ? F(TOKEN_BLOCK) : left > F(TOKEN_LANES) ? left - left % F(TOKEN_LANES) : left;
+    return left >= most ? most : left > F(TOKEN_LANES) ? left - left % F(TOKEN_LANES) : left;
 }
 
 /* Puts tokens [at, at + n) of sequence s in view, n less than a vector as one that is filled up with masked tokens. What does not change
@@ -467,7 +468,7 @@ static void F(sum_sequence)(const fastpg_objective *q, const fastpg_tokens *t, p
     const F(numbers) here = *c;
     double log_ratio = 0, advantage = 0, log_weight = 0;
     for (ptrdiff_t at = from, n; at < to; at += n) {
-        n = F(at_once)(to - at);
+        n = F(at_once)(to - at, F(TOKEN_BLOCK));
         F(token_view) v;
         F(show)(&v, b, t, at, n);
         const REAL *restrict xs = v.x, *restrict os = v.o, *restrict as = v.a;
@@ -514,36 +515,39 @@ static void F(objective)(const fastpg_objective *q, const fastpg_tokens *t, ptrd
     const int whole = q->by_sequence || gmpo || vespo || q->loss == FASTPG_topr;
     const int full = t->weight || t->ref || t->chosen || q->by_length, weight_of_token = t->weight && !gmpo && !vespo;
     const int lean = q->loss == FASTPG_ppo && !full && !whole && q->delta == INFINITY && q->bound <= MOST_EXACT;
-    F(fill_mask)(b.ones, NULL, F(TOKEN_BLOCK));
+    F(fill_mask)(b.ones, NULL, F(LEAN_BLOCK));
     F(fill_same)(b.w, 1, F(TOKEN_BLOCK));
     memset(b.chosen, 0, sizeof b.chosen), memset(b.kl, 0, sizeof b.kl), memset(b.kl_grad, 0, sizeof b.kl_grad), memset(b.filled, 0, sizeof b.filled);
     for (ptrdiff_t s = first; s < last; s++) {
         ptrdiff_t from = t->offsets ? t->offsets[s] : s * t->length, to = t->offsets ? t->offsets[s + 1] : from + t->length;
         REAL *grad = t->grad;
+        ptrdiff_t count = to - from;
         if (t->mask) { /* padding on either side costs a memset */
             const ptrdiff_t before = F(masked_run)(t->mask + from, to - from, 0);
             memset(grad + from, 0, (size_t)before * sizeof(REAL));
             from += before;
             ptrdiff_t after = F(masked_run)(t->mask + from, to - from, 1);
+            count = F(count_mask)(t->mask + from, to - after - from);
             const ptrdiff_t missing = -(to - after - from) & (F(TOKEN_LANES) - 1); /* to a whole vector */
             if (missing <= after) after -= missing;
             to -= after;
             memset(grad + to, 0, (size_t)after * sizeof(REAL));
         }
-        if (from == to) continue;
-        const ptrdiff_t count = F(count_mask)(t->mask ? t->mask + from : NULL, to - from), most = to - from < F(TOKEN_BLOCK) ? to - from : F(TOKEN_BLOCK);
+        if (!count) continue;
+        const ptrdiff_t most = to - from < F(LEAN_BLOCK) ? to - from : F(LEAN_BLOCK);
         const double share = q->mean_of_sequence ? total * (double)count : total;
         F(token_sums) sums = {0};
+        int inside = lean;
         c.count = (REAL)count;
         c.scale = (REAL)(1 / share);
         if (t->advantage_by_sequence) F(fill_same)(b.a, ((const REAL *)t->advantage)[s], most);
-        if (t->weight && t->weight_by_sequence) F(fill_same)(b.w, ((const REAL *)t->weight)[s], most);
+        if (t->weight && t->weight_by_sequence) F(fill_same)(b.w, ((const REAL *)t->weight)[s], most < F(TOKEN_BLOCK) ? most : F(TOKEN_BLOCK));
         if (whole) F(sum_sequence)(q, t, from, to, &b, &c);
-        if (gmpo || vespo) F(fill_same)(b.w, gmpo && t->weight ? c.weight : 1, most);
+        if (gmpo || vespo) F(fill_same)(b.w, gmpo && t->weight ? c.weight : 1, F(TOKEN_BLOCK));
         result->sequences += 1;
         result->tokens += (double)count;
         for (ptrdiff_t at = from, n; at < to; at += n) {
-            n = F(at_once)(to - at);
+            n = F(at_once)(to - at, inside ? F(LEAN_BLOCK) : F(TOKEN_BLOCK));
             F(token_view) v = {.chosen = b.chosen, .kl = b.kl, .kl_grad = b.kl_grad};
             F(show)(&v, &b, t, at, n);
             if (!weight_of_token) v.w = b.w;
@@ -552,7 +556,12 @@ static void F(objective)(const fastpg_objective *q, const fastpg_tokens *t, ptrd
                 v.w = b.chosen; /* LUSPO picks no tokens */
             }
             if (t->ref) F(kl_block)(&q->kl, (REAL)q->kl.coef, c.bound, v.x, v.ref, v.o, v.m, b.kl, b.kl_grad, v.n);
-            if (!lean || !F(lean_ppo)(&c, &v, &sums)) F(losses)[q->loss][full](&c, &v, &sums);
+            if (!inside)
+                F(losses)[q->loss][full](&c, &v, &sums);
+            else if (!(inside = F(lean_ppo)(&c, &v, &sums))) { /* again, within bounds */
+                n = 0;
+                continue;
+            }
             if (n < F(TOKEN_LANES)) memcpy(grad + at, v.grad, (size_t)n * sizeof(REAL));
         }
         result->loss += sums.loss / share;
