@@ -436,3 +436,4 @@ const char *fastpg_symbol(int kernel, fastpg_dtype dtype) { return symbols[kerne
 fastpg_function fastpg_address(int kernel, fastpg_dtype dtype) { return symbols[kernel].address[dtype]; }
 
 #include "objectives_run.h"
+#include "groups.h"

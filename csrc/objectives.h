@@ -278,7 +278,7 @@ static inline __attribute__((always_inline)) int F(run_ppo)(const F(numbers) * n
         of_ratio += counted;
         squared = MADD(counted, counted, squared);
     }
-    if (farthest > c.bound) return 0;
+    if (farthest > c.bound || farthest > MOST_EXACT) return 0;
     const double high = floor((double)clipped / COUNT_SHIFT), low = clipped - COUNT_SHIFT * high;
     sums->loss += loss, sums->k1 += k1, sums->k2 += k2, sums->k3 += k3, sums->ratio += of_ratio, sums->squared += squared;
     sums->high += high, sums->low += low, sums->dual += lost, sums->killed += low + high + lost;
@@ -514,7 +514,7 @@ static void F(objective)(const fastpg_objective *q, const fastpg_tokens *t, ptrd
     const int gmpo = q->loss == FASTPG_gmpo, vespo = q->loss == FASTPG_vespo;
     const int whole = q->by_sequence || gmpo || vespo || q->loss == FASTPG_topr;
     const int full = t->weight || t->ref || t->chosen || q->by_length, weight_of_token = t->weight && !gmpo && !vespo;
-    const int lean = q->loss == FASTPG_ppo && !full && !whole && q->delta == INFINITY && q->bound <= MOST_EXACT;
+    const int lean = q->loss == FASTPG_ppo && !full && !whole && q->delta == INFINITY;
     F(fill_mask)(b.ones, NULL, F(LEAN_BLOCK));
     F(fill_same)(b.w, 1, F(TOKEN_BLOCK));
     memset(b.chosen, 0, sizeof b.chosen), memset(b.kl, 0, sizeof b.kl), memset(b.kl_grad, 0, sizeof b.kl_grad), memset(b.filled, 0, sizeof b.filled);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -319,17 +319,24 @@ def _over_rows(kernel: str, args: tuple[Any, ...], out: Any) -> Any:
         rows if SPANS[kernel][x] == "row" else anchor.shape[-1:] if x in shared else anchor.shape for x in outputs
     ]
 
-    def run(o: Any) -> Any:
-        flat = None if o is None else o.reshape(-1) if SPANS[kernel][outputs[0]] == "row" else o.reshape(-1, actions)
+    def run(*outs: Any) -> Any:
+        flat = (
+            None
+            if outs[0] is None
+            else tuple(
+                o.reshape(-1, actions) if o.ndim > 1 and SPANS[kernel][x] != "row" else o.reshape(-1)
+                for o, x in zip(outs, outputs, strict=True)
+            )
+        )
         done = _core.run_rows(kernel, tuple(ready), flat)
         if type(done) is int:
             explain_row(dict(zip(given, ready, strict=True)), done, rows)
         if len(outputs) > 1:
             return tuple(array.reshape(shape) for array, shape in zip(done, shapes, strict=True))
-        return done.reshape(shapes[0])
+        return (done[0] if flat else done).reshape(shapes[0])
 
     dtype = np.dtype(np.int64) if KINDS[kernel][outputs[0]] == "OUT_INDEX" else anchor.dtype
-    return run(None) if len(outputs) > 1 else into(out, shapes[0], dtype, ready, run)
+    return into_each(out, shapes, dtype, ready, run) if len(outputs) > 1 else into(out, shapes[0], dtype, ready, run)
 
 
 def as_rows(name: str, value: Any) -> Array:
@@ -522,18 +529,45 @@ def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[An
     """Runs into `out` after checking it, by way of a new array where it shares memory with an input; into a new array for None."""
     if out is None:
         return run(None)
-    given = out
-    if is_foreign(out):
-        out = as_array("out", out)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out is a {type(out).__name__}; an array is wanted")
-    if out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"out has shape {out.shape} and dtype {out.dtype}; {shape} and {dtype} are wanted")
-    if not out.flags.writeable:
-        raise ValueError("out is read-only; a writeable array is wanted")
-    shared = any(isinstance(array, np.ndarray) and np.may_share_memory(out, array) for array in inputs)
-    if shared or not out.flags.aligned or not out.flags.c_contiguous:
-        out[...] = run(None)
+    array = as_out("out", out, shape, dtype)
+    if _apart(array, inputs):
+        run(array)
     else:
-        run(out)
-    return given
+        array[...] = run(None)
+    return out
+
+
+def into_each(
+    outs: Any, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any], inputs: list[Any], run: Callable[..., Any]
+) -> Any:
+    """The same for several results: run(None), or run(one, other, ...)."""
+    if outs is None:
+        return run(None)
+    if not isinstance(outs, (tuple, list)) or len(outs) != len(shapes):
+        raise TypeError(f"out is {outs!r}; a tuple of {len(shapes)} arrays is wanted")
+    arrays = [as_out(f"out[{k}]", *each, dtype) for k, each in enumerate(zip(outs, shapes, strict=True))]
+    if any(np.may_share_memory(a, b) for k, a in enumerate(arrays) for b in arrays[:k]):
+        raise ValueError("out holds arrays that share memory; each gradient wants its own")
+    if all(_apart(array, inputs) for array in arrays):
+        run(*arrays)
+    else:
+        for array, result in zip(arrays, run(None), strict=True):
+            array[...] = result
+    return tuple(outs)
+
+
+def as_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    array = as_array(name, out) if is_foreign(out) else out
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is a {type(array).__name__}; an array is wanted")
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; {shape} and {dtype} are wanted")
+    if not array.flags.writeable:
+        raise ValueError(f"{name} is read-only; a writeable array is wanted")
+    return array
+
+
+def _apart(array: Array, inputs: list[Any]) -> bool:
+    """Whether a result can be written in place: a plain array that shares no memory with an input."""
+    shared = any(isinstance(other, np.ndarray) and np.may_share_memory(array, other) for other in inputs)
+    return not shared and array.flags.aligned and array.flags.c_contiguous

@@ -66,7 +66,12 @@ OBJECTIVES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 _UNREAD = dict.fromkeys(
     ("clip_low", "clip_high", "beta", "ratio_cap", "eps", "k_pos", "lambda_pos", "k_neg", "lambda_neg"), 0.0
-) | {"dual_clip": np.inf, "delta": np.inf, "tau_pos": 1.0, "tau_neg": 1.0}  # what the core is told of options that a kind lacks
+) | {
+    "dual_clip": np.inf,
+    "delta": np.inf,
+    "tau_pos": 1.0,
+    "tau_neg": 1.0,
+}  # what the core is told of options that a kind lacks
 AGGREGATES = ("token_mean", "token_sum", "seq_mean_token_sum", "seq_mean_token_mean")
 
 _KL_KINDS = ("k1", "k2", "k3", "abs")

@@ -18,7 +18,7 @@ FLOORS = {
     "baselines": {"_check", "_moments"},
     "normalization": {"_check", "_moments", "returns"},
     "_tokens": {"_check"},
-    "groups": {"_check", "_tokens", "returns"},
+    "groups": {"_core", "_check", "_tokens", "returns"},
     "shaping": {"_check", "_tokens"},
     "values": {"_check", "_tokens"},
     "policy": {"_check", "policy"},
