@@ -1,8 +1,8 @@
 """Times the losses over tokens on (256, 1024), masked, float32: python benches/objectives.py.
 
-Equal to the specification first. Each beside `move`, the time to read three float arrays and the mask once and to write one float array once,
-as the ratio to it, and for ppo beside naive NumPy (fastpg.reference) and, where it is installed, eager PyTorch with autograd; one thread each,
-and ppo on all threads, too. What NumPy moves on one thread is the measure for all.
+Equal to the specification first. Each beside `move`, what NumPy takes on one thread to read three float arrays and the mask once and to
+write one float array once, as a ratio; ppo also beside naive NumPy (fastpg.reference) and, where it is installed, eager PyTorch with
+autograd. One thread each, ppo once more on all.
 Medians on the wall, and of the processor's time in brackets: on a busy machine the second is the one to read.
 """
 

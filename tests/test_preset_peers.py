@@ -212,7 +212,8 @@ def test_stable_baselines3_ppo_train(clip_vf):
             optimizer=SimpleNamespace(zero_grad=lambda: None, step=lambda: None),
         ),
         _update_learning_rate=lambda _: None, clip_range=lambda _: 0.2, clip_range_vf=clip_vf and (lambda _: clip_vf),
-        _current_progress_remaining=1.0, n_epochs=1, rollout_buffer=SimpleNamespace(get=lambda _: [minibatch], values=old_value, returns=target),
+        _current_progress_remaining=1.0, n_epochs=1,
+        rollout_buffer=SimpleNamespace(get=lambda _: [minibatch], values=old_value, returns=target),
         batch_size=x.size, action_space=None, normalize_advantage=True, ent_coef=0.0, vf_coef=0.5, target_kl=None, max_grad_norm=0.5,
         _n_updates=0, logger=SimpleNamespace(record=lambda name, given, **_: recorded.update({name: given})),
     )  # fmt: skip
