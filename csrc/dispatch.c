@@ -440,3 +440,4 @@ fastpg_function fastpg_address(int kernel, fastpg_dtype dtype) { return symbols[
 #include "objectives_run.h"
 #include "statistics_run.h"
 #include "nets_run.h"
+#include "groups.h"

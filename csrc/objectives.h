@@ -11,17 +11,22 @@
 #define PRAGMA(...) _Pragma(#__VA_ARGS__)
 #endif
 
-enum { F(TOKEN_BLOCK) = 512 };
+enum {
+    F(TOKEN_BLOCK) = 512,
+    F(LEAN_BLOCK) = 2048, /* of a loop that keeps nothing in between */
+    F(TOKEN_LANES) = 64 / sizeof(REAL) /* a loop runs over whole vectors of tokens: what is left of a sequence is filled up to one */
+};
 
 /* What a block needs beside the arrays of the call, where they do not stand there as the loop reads them. */
 typedef struct {
-    _Alignas(64) F(bits) m[F(TOKEN_BLOCK)]; /* all ones, or 0 for a masked token */
-    _Alignas(64) REAL a[F(TOKEN_BLOCK)], w[F(TOKEN_BLOCK)], chosen[F(TOKEN_BLOCK)], kl[F(TOKEN_BLOCK)], kl_grad[F(TOKEN_BLOCK)];
+    _Alignas(64) F(bits) m[F(LEAN_BLOCK)], ones[F(LEAN_BLOCK)]; /* all ones, or 0 for a masked token */
+    _Alignas(64) REAL a[F(LEAN_BLOCK)], w[F(TOKEN_BLOCK)], chosen[F(TOKEN_BLOCK)], kl[F(TOKEN_BLOCK)], kl_grad[F(TOKEN_BLOCK)];
+    _Alignas(64) REAL filled[6][F(TOKEN_LANES)];
 } F(token_block);
 
 /* One block as the loops read it. */
 typedef struct {
-    const REAL *x, *o, *a, *w, *chosen, *kl, *kl_grad;
+    const REAL *x, *o, *a, *w, *ref, *chosen, *kl, *kl_grad;
     const F(bits) *m;
     REAL *grad;
     ptrdiff_t n;
@@ -48,32 +53,7 @@ typedef struct {
     double loss, k1, k2, k3, ratio, squared, low, high, dual, killed;
 } F(token_sums);
 
-/* e^x - 1 - x, given e = e^x: near 0 by its series, since the difference cancels. */
-static inline REAL F(exp_excess)(REAL x, REAL e)
-{
-#ifdef REAL_IS_FLOAT /* (1/2)^7 * 2 / 9! = 4e-8 of the first term */
-    REAL p = (REAL)1 / 40320;
-#else /* (1/2)^15 * 2 / 17! = 2e-19 */
-    REAL p = (REAL)1 / 20922789888000;
-    p = MADD(p, x, (REAL)1 / 1307674368000);
-    p = MADD(p, x, (REAL)1 / 87178291200);
-    p = MADD(p, x, (REAL)1 / 6227020800);
-    p = MADD(p, x, (REAL)1 / 479001600);
-    p = MADD(p, x, (REAL)1 / 39916800);
-    p = MADD(p, x, (REAL)1 / 3628800);
-    p = MADD(p, x, (REAL)1 / 362880);
-    p = MADD(p, x, (REAL)1 / 40320);
-#endif
-    p = MADD(p, x, (REAL)1 / 5040);
-    p = MADD(p, x, (REAL)1 / 720);
-    p = MADD(p, x, (REAL)1 / 120);
-    p = MADD(p, x, (REAL)1 / 24);
-    p = MADD(p, x, (REAL)1 / 6);
-    p = MADD(p, x, (REAL)1 / 2);
-    return x > (REAL)-0.5 && x < (REAL)0.5 ? x * x * p : e - 1 - x;
-}
-
-static inline REAL F(clip_to)(REAL x, REAL low, REAL high)
+static inline __attribute__((always_inline)) REAL F(clip_to)(REAL x, REAL low, REAL high)
 {
     const REAL above = x < low ? low : x;
     return above > high ? high : above;
@@ -81,21 +61,21 @@ static inline REAL F(clip_to)(REAL x, REAL low, REAL high)
 
 /* x where keep is all ones, 0 where it is 0. These are choices without a branch, which a compiler would thread through all that follows
  * until no vector is left of it. */
-static inline REAL F(kept)(REAL x, F(bits) keep)
+static inline __attribute__((always_inline)) REAL F(kept)(REAL x, F(bits) keep)
 {
     F(pun) u = {.real = x};
     u.bits &= keep;
     return u.real;
 }
 
-static inline REAL F(choose)(int which, REAL yes, REAL no)
+static inline __attribute__((always_inline)) REAL F(choose)(int which, REAL yes, REAL no)
 {
     const F(pun) y = {.real = yes}, n = {.real = no};
     const F(bits) keep = -(F(bits))which;
     return (F(pun)){.bits = (y.bits & keep) | (n.bits & ~keep)}.real;
 }
 
-static inline REAL F(magnitude)(REAL x) { return x < 0 ? -x : x; }
+static inline __attribute__((always_inline)) REAL F(magnitude)(REAL x) { return x < 0 ? -x : x; }
 
 /* --- one formula each. Where a bound stops the gradient it is 0 * advantage, which NaN survives. */
 
@@ -119,7 +99,7 @@ static inline __attribute__((always_inline)) F(term) F(term_ppo)(F(numbers) c, F
 
 static inline __attribute__((always_inline)) F(term) F(term_ppo_kl)(F(numbers) c, F(token) t)
 {
-    const REAL excess = F(exp_excess)(t.b, t.r);
+    const REAL excess = F(exp_less_line)(t.b, t.r);
     return (F(term)){c.beta * excess - t.r * t.a, t.out != 0 ? 0 * t.a : c.beta * (excess + t.b) - t.r * t.a, 0, 0, 0};
 }
 
@@ -229,7 +209,7 @@ static inline __attribute__((always_inline)) void F(run_block)(const F(numbers) 
         const REAL raw = F(kept)(xs[i] - os[i], ms[i]), b = F(clip_to)(raw, -c.bound, c.bound), r = F(exp_any)(b);
         log_ratio[i] = raw;
         bounded[i] = b;
-        excess[i] = F(exp_excess)(b, r);
+        excess[i] = F(exp_less_line)(b, r);
         ratio[i] = r;
     }
     INDEPENDENT for (ptrdiff_t i = 0; i < n; i++)
@@ -268,6 +248,48 @@ static inline __attribute__((always_inline)) void F(run_block)(const F(numbers) 
     sums->high += high, sums->low += of_clipped - COUNT_SHIFT * high, sums->killed += killed, sums->dual += of_lost - COUNT_SHIFT * killed;
 }
 
+/* PPO as it mostly comes, a ratio a token, no weights, no penalty: one loop, without bounds on the log-ratio and hence on exp. Answers 0, and
+ * has changed no sum, where one binds. */
+static inline __attribute__((always_inline)) int F(run_ppo)(const F(numbers) * numbers, const F(token_view) * view, F(token_sums) * sums, const int dual)
+{
+    const F(numbers) c = *numbers;
+    const REAL *restrict xs = view->x, *restrict os = view->o, *restrict as = view->a;
+    const F(bits) *restrict ms = view->m;
+    REAL *restrict grad = view->grad;
+    const ptrdiff_t n = view->n;
+    REAL loss = 0, k1 = 0, k2 = 0, k3 = 0, of_ratio = 0, squared = 0, clipped = 0, lost = 0, farthest = 0;
+    PRAGMA(omp simd reduction(+ : loss, k1, k2, k3, of_ratio, squared, clipped, lost) reduction(max : farthest))
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const F(bits) m = ms[i];
+        const REAL log_ratio = F(kept)(xs[i] - os[i], m), a = F(kept)(as[i], m), distance = F(kept)(log_ratio, (F(bits))-1 >> 1);
+        REAL excess;
+        const REAL r = F(exp_and_rest)(log_ratio, &excess), counted = F(kept)(r, m);
+        const REAL limit = a > 0 ? c.high : c.low, gain = (r - limit) * a; /* binds where above 0; NaN is not */
+        const int binds = gain > 0, lifted = dual && (a < 0) & (r > c.dual);
+        const REAL held = F(choose)(binds, limit, dual ? F(choose)(lifted, c.dual, r) : r), slope = F(choose)(binds | lifted, 0, c.scale);
+        grad[i] = 0 - r * (slope * a);
+        loss -= held * a;
+        clipped += F(choose)(binds, a > 0 ? COUNT_SHIFT : 1, 0);
+        lost += F(choose)(lifted, 1, 0);
+        farthest = distance > farthest ? distance : farthest;
+        k1 -= log_ratio;
+        k2 = MADD(log_ratio, log_ratio, k2);
+        k3 += excess;
+        of_ratio += counted;
+        squared = MADD(counted, counted, squared);
+    }
+    if (farthest > c.bound || farthest > MOST_EXACT) return 0;
+    const double high = floor((double)clipped / COUNT_SHIFT), low = clipped - COUNT_SHIFT * high;
+    sums->loss += loss, sums->k1 += k1, sums->k2 += k2, sums->k3 += k3, sums->ratio += of_ratio, sums->squared += squared;
+    sums->high += high, sums->low += low, sums->dual += lost, sums->killed += low + high + lost;
+    return 1;
+}
+
+static int F(lean_ppo)(const F(numbers) * c, const F(token_view) * v, F(token_sums) * s)
+{
+    return c->dual < (REAL)INFINITY ? F(run_ppo)(c, v, s, 1) : F(run_ppo)(c, v, s, 0);
+}
+
 #define OBJECTIVE(name) \
     static void F(plain_##name)(const F(numbers) * c, const F(token_view) * v, F(token_sums) * s) { F(run_block)(c, v, s, F(term_##name), 0); } \
     static void F(full_##name)(const F(numbers) * c, const F(token_view) * v, F(token_sums) * s) { F(run_block)(c, v, s, F(term_##name), 1); }
@@ -292,7 +314,7 @@ static inline __attribute__((always_inline)) void F(kl_of)(fastpg_kl_options q, 
     else if (q.kind == FASTPG_K2)
         v = d * d / 2, slope = d;
     else if (q.kind == FASTPG_K3)
-        v = F(exp_excess)(-d, F(exp_any)(-d)), slope = d - v;
+        v = F(exp_less_line)(-d, F(exp_any)(-d)), slope = d - v;
     else
         v = F(magnitude)(d), slope = d > 0 ? 1 : d < 0 ? -1 : d;
     slope *= zero;
@@ -369,12 +391,13 @@ static void F(estimate_kl)(const fastpg_kl_options *q, double bound, const fastp
 
 static ptrdiff_t F(count_mask)(const char *mask, ptrdiff_t count)
 {
+    enum { MOST = 1 << 15 }; /* a uint16_t holds it */
     ptrdiff_t kept = 0;
-    if (!mask) return count;
-    for (ptrdiff_t from = 0; from < count; from += 1 << 16) {
-        const ptrdiff_t to = count - from < 1 << 16 ? count : from + (1 << 16);
-        uint32_t some = 0;
-        for (ptrdiff_t i = from; i < to; i++) some += mask[i] != 0;
+    if (!mask || !memchr(mask, 0, (size_t)count)) return count;
+    for (ptrdiff_t from = 0; from < count; from += MOST) {
+        const ptrdiff_t to = count - from < MOST ? count : from + MOST;
+        uint16_t some = 0;
+        for (ptrdiff_t i = from; i < to; i++) some = (uint16_t)(some + (mask[i] != 0));
         kept += some;
     }
     return kept;
@@ -384,9 +407,11 @@ static ptrdiff_t F(count_mask)(const char *mask, ptrdiff_t count)
 static ptrdiff_t F(masked_run)(const char *mask, ptrdiff_t count, int from_end)
 {
     ptrdiff_t run = 0;
-    for (uint64_t eight; run + 8 <= count; run += 8) {
-        memcpy(&eight, from_end ? mask + count - run - 8 : mask + run, 8);
-        if (eight) break;
+    for (uint64_t eights[8]; run + 64 <= count; run += 64) {
+        memcpy(eights, from_end ? mask + count - run - 64 : mask + run, 64);
+        uint64_t any = 0;
+        for (int k = 0; k < 8; k++) any |= eights[k];
+        if (any) break;
     }
     while (run < count && !mask[from_end ? count - run - 1 : run]) run++;
     return run;
@@ -400,18 +425,38 @@ static F(numbers) F(numbers_of)(const fastpg_objective *q)
                         .neg = (REAL)q->tau_neg, .cap = (REAL)q->ratio_cap, .eps = (REAL)q->eps, .by_sequence = q->by_sequence};
 }
 
-/* Puts tokens [at, at + n) of sequence s in view. What does not change along a sequence is filled at its start. */
-static void F(show)(F(token_view) * v, F(token_block) * b, const fastpg_tokens *t, ptrdiff_t at, ptrdiff_t n, int full)
+/* How many of the tokens left are taken at once: whole vectors, or the rest. */
+static ptrdiff_t F(at_once)(ptrdiff_t left, ptrdiff_t most)
 {
-    const REAL *x = t->log_prob, *a = t->advantage, *w = t->weight;
+    return left >= most ? most : left > F(TOKEN_LANES) ? left - left % F(TOKEN_LANES) : left;
+}
+
+/* Puts tokens [at, at + n) of sequence s in view, n less than a vector as one that is filled up with masked tokens. What does not change
+ * along a sequence is filled at its start. */
+static void F(show)(F(token_view) * v, F(token_block) * b, const fastpg_tokens *t, ptrdiff_t at, ptrdiff_t n)
+{
+    const int few = n < F(TOKEN_LANES);
+    const REAL *x = t->log_prob, *old = t->old ? t->old : x, *a = t->advantage, *w = t->weight, *ref = t->ref;
     v->x = x + at;
-    v->o = t->old ? (const REAL *)t->old + at : v->x;
+    v->o = old + at;
     v->a = t->advantage_by_sequence ? b->a : a + at;
-    v->n = n;
-    if (t->mask) F(fill_mask)(b->m, t->mask + at, n);
-    if (!full) return;
     v->w = w && !t->weight_by_sequence ? w + at : b->w;
+    v->ref = ref ? ref + at : NULL;
+    v->grad = (REAL *)t->grad + at;
+    v->n = n;
+    v->m = b->ones;
+    if (few) memset(b->m, 0, F(TOKEN_LANES) * sizeof(F(bits)));
+    if (few || (t->mask && memchr(t->mask + at, 0, (size_t)n))) {
+        F(fill_mask)(b->m, t->mask ? t->mask + at : NULL, n);
+        v->m = b->m;
+    }
     if (t->chosen) F(fill_flags)(b->chosen, t->chosen + at, n);
+    if (!few) return;
+    const REAL **arrays[] = {&v->x, &v->o, &v->a, &v->w, &v->ref};
+    for (int k = 0; k < 5; k++)
+        if (*arrays[k]) *arrays[k] = memcpy(b->filled[k], *arrays[k], (size_t)n * sizeof(REAL));
+    v->grad = b->filled[5];
+    v->n = F(TOKEN_LANES);
 }
 
 /* First pass, for the losses that read a whole sequence. Logarithms of weights are few and taken by libm. */
@@ -422,23 +467,23 @@ static void F(sum_sequence)(const fastpg_objective *q, const fastpg_tokens *t, p
     const REAL bound = vespo ? 20 : (REAL)INFINITY;
     const F(numbers) here = *c;
     double log_ratio = 0, advantage = 0, log_weight = 0;
-    for (ptrdiff_t at = from; at < to; at += F(TOKEN_BLOCK)) {
-        const ptrdiff_t n = to - at < F(TOKEN_BLOCK) ? to - at : F(TOKEN_BLOCK);
-        F(token_view) v = {0};
-        F(show)(&v, b, t, at, n, 1);
+    for (ptrdiff_t at = from, n; at < to; at += n) {
+        n = F(at_once)(to - at, F(TOKEN_BLOCK));
+        F(token_view) v;
+        F(show)(&v, b, t, at, n);
         const REAL *restrict xs = v.x, *restrict os = v.o, *restrict as = v.a;
-        const F(bits) *restrict ms = b->m;
+        const F(bits) *restrict ms = v.m;
         double sum = 0, sum_a = 0; /* what follows takes exp of the sum */
         if (gmpo) {
             SIMD_SUMS(sum, sum_a)
-            for (ptrdiff_t i = 0; i < n; i++) {
+            for (ptrdiff_t i = 0; i < v.n; i++) {
                 const REAL a = F(kept)(as[i], ms[i]);
                 sum += F(clipped_log_ratio)(here, F(kept)(xs[i] - os[i], ms[i]), a).l;
                 sum_a += a;
             }
         } else {
             SIMD_SUMS(sum)
-            for (ptrdiff_t i = 0; i < n; i++) sum += F(clip_to)(F(kept)(xs[i] - os[i], ms[i]), -bound, bound);
+            for (ptrdiff_t i = 0; i < v.n; i++) sum += F(clip_to)(F(kept)(xs[i] - os[i], ms[i]), -bound, bound);
         }
         log_ratio += sum;
         advantage += sum_a;
@@ -469,43 +514,55 @@ static void F(objective)(const fastpg_objective *q, const fastpg_tokens *t, ptrd
     const int gmpo = q->loss == FASTPG_gmpo, vespo = q->loss == FASTPG_vespo;
     const int whole = q->by_sequence || gmpo || vespo || q->loss == FASTPG_topr;
     const int full = t->weight || t->ref || t->chosen || q->by_length, weight_of_token = t->weight && !gmpo && !vespo;
-    F(fill_mask)(b.m, NULL, F(TOKEN_BLOCK));
+    const int lean = q->loss == FASTPG_ppo && !full && !whole && q->delta == INFINITY;
+    F(fill_mask)(b.ones, NULL, F(LEAN_BLOCK));
     F(fill_same)(b.w, 1, F(TOKEN_BLOCK));
-    memset(b.chosen, 0, sizeof b.chosen), memset(b.kl, 0, sizeof b.kl), memset(b.kl_grad, 0, sizeof b.kl_grad);
+    memset(b.chosen, 0, sizeof b.chosen), memset(b.kl, 0, sizeof b.kl), memset(b.kl_grad, 0, sizeof b.kl_grad), memset(b.filled, 0, sizeof b.filled);
     for (ptrdiff_t s = first; s < last; s++) {
         ptrdiff_t from = t->offsets ? t->offsets[s] : s * t->length, to = t->offsets ? t->offsets[s + 1] : from + t->length;
         REAL *grad = t->grad;
+        ptrdiff_t count = to - from;
         if (t->mask) { /* padding on either side costs a memset */
-            const ptrdiff_t after = F(masked_run)(t->mask + from, to - from, 1);
-            memset(grad + (to - after), 0, (size_t)after * sizeof(REAL));
-            to -= after;
             const ptrdiff_t before = F(masked_run)(t->mask + from, to - from, 0);
             memset(grad + from, 0, (size_t)before * sizeof(REAL));
             from += before;
+            ptrdiff_t after = F(masked_run)(t->mask + from, to - from, 1);
+            count = F(count_mask)(t->mask + from, to - after - from);
+            const ptrdiff_t missing = -(to - after - from) & (F(TOKEN_LANES) - 1); /* to a whole vector */
+            if (missing <= after) after -= missing;
+            to -= after;
+            memset(grad + to, 0, (size_t)after * sizeof(REAL));
         }
-        if (from == to) continue;
-        const ptrdiff_t count = F(count_mask)(t->mask ? t->mask + from : NULL, to - from), most = to - from < F(TOKEN_BLOCK) ? to - from : F(TOKEN_BLOCK);
+        if (!count) continue;
+        const ptrdiff_t most = to - from < F(LEAN_BLOCK) ? to - from : F(LEAN_BLOCK);
         const double share = q->mean_of_sequence ? total * (double)count : total;
         F(token_sums) sums = {0};
+        int inside = lean;
         c.count = (REAL)count;
         c.scale = (REAL)(1 / share);
         if (t->advantage_by_sequence) F(fill_same)(b.a, ((const REAL *)t->advantage)[s], most);
-        if (t->weight && t->weight_by_sequence) F(fill_same)(b.w, ((const REAL *)t->weight)[s], most);
+        if (t->weight && t->weight_by_sequence) F(fill_same)(b.w, ((const REAL *)t->weight)[s], most < F(TOKEN_BLOCK) ? most : F(TOKEN_BLOCK));
         if (whole) F(sum_sequence)(q, t, from, to, &b, &c);
-        if (gmpo || vespo) F(fill_same)(b.w, gmpo && t->weight ? c.weight : 1, most);
+        if (gmpo || vespo) F(fill_same)(b.w, gmpo && t->weight ? c.weight : 1, F(TOKEN_BLOCK));
         result->sequences += 1;
         result->tokens += (double)count;
-        for (ptrdiff_t at = from; at < to; at += F(TOKEN_BLOCK)) {
-            const ptrdiff_t n = to - at < F(TOKEN_BLOCK) ? to - at : F(TOKEN_BLOCK);
-            F(token_view) v = {.m = b.m, .chosen = b.chosen, .kl = b.kl, .kl_grad = b.kl_grad, .grad = grad + at};
-            F(show)(&v, &b, t, at, n, full);
-            if (full && !weight_of_token) v.w = b.w;
+        for (ptrdiff_t at = from, n; at < to; at += n) {
+            n = F(at_once)(to - at, inside ? F(LEAN_BLOCK) : F(TOKEN_BLOCK));
+            F(token_view) v = {.chosen = b.chosen, .kl = b.kl, .kl_grad = b.kl_grad};
+            F(show)(&v, &b, t, at, n);
+            if (!weight_of_token) v.w = b.w;
             if (q->by_length) {
-                for (ptrdiff_t i = 0; i < n; i++) b.chosen[i] = c.count * (weight_of_token ? v.w[i] : 1);
+                for (ptrdiff_t i = 0; i < v.n; i++) b.chosen[i] = c.count * v.w[i];
                 v.w = b.chosen; /* LUSPO picks no tokens */
             }
-            if (t->ref) F(kl_block)(&q->kl, (REAL)q->kl.coef, c.bound, v.x, (const REAL *)t->ref + at, v.o, b.m, b.kl, b.kl_grad, n);
-            F(losses)[q->loss][full](&c, &v, &sums);
+            if (t->ref) F(kl_block)(&q->kl, (REAL)q->kl.coef, c.bound, v.x, v.ref, v.o, v.m, b.kl, b.kl_grad, v.n);
+            if (!inside)
+                F(losses)[q->loss][full](&c, &v, &sums);
+            else if (!(inside = F(lean_ppo)(&c, &v, &sums))) { /* again, within bounds */
+                n = 0;
+                continue;
+            }
+            if (n < F(TOKEN_LANES)) memcpy(grad + at, v.grad, (size_t)n * sizeof(REAL));
         }
         result->loss += sums.loss / share;
         result->k1 += sums.k1, result->k2 += sums.k2 / 2, result->k3 += sums.k3, result->ratio += sums.ratio, result->ratio_squared += sums.squared;

@@ -925,7 +925,7 @@ ROW_KERNEL(gaussian_kl)
             EACH_NUMBER(k)
             {
                 const REAL t = 2 * (s[k] - other_s[k]), d = (m[k] - other_m[k]) * by_std[k];
-                term[k] = (REAL)0.5 * (F(exp_less_line)(t) + d * d);
+                term[k] = (REAL)0.5 * (F(exp_less_line)(t, F(exp_any)(t)) + d * d);
             }
             F(add_rows)(&g, count, term, sum);
         }

@@ -3,7 +3,7 @@
  * Coefficients are those of the Taylor series; each remainder is stated, so nothing here was fitted or looked up. */
 
 /* e^x = 2^n e^r with x = n ln 2 + r, |r| <= ln(2)/2: (e^r - 1) / r, r, and n as the low bits of `shifted`. NaN stays NaN. */
-static inline REAL F(exp_pieces)(REAL x, REAL *shifted, REAL *rest)
+static inline __attribute__((always_inline)) REAL F(exp_pieces)(REAL x, REAL *shifted, REAL *rest)
 {
     /* Adding 1.5 * 2^mantissa rounds to an integer and leaves that integer in the low bits. */
     *shifted = MADD(x, (REAL)1.44269504088896340736, ROUND_SHIFT);
@@ -29,7 +29,7 @@ static inline REAL F(exp_pieces)(REAL x, REAL *shifted, REAL *rest)
 }
 
 /* e^r, and n. */
-static inline REAL F(exp_parts)(REAL x, REAL *shifted)
+static inline __attribute__((always_inline)) REAL F(exp_parts)(REAL x, REAL *shifted)
 {
     REAL r;
     const REAL p = F(exp_pieces)(x, shifted, &r);
@@ -37,7 +37,7 @@ static inline REAL F(exp_parts)(REAL x, REAL *shifted)
 }
 
 /* e^x for x <= 0. Below the smallest normal number the result is 0. */
-static inline REAL F(exp_nonpositive)(REAL x)
+static inline __attribute__((always_inline)) REAL F(exp_nonpositive)(REAL x)
 {
     REAL shifted;
     const REAL p = F(exp_parts)(x, &shifted);
@@ -48,7 +48,7 @@ static inline REAL F(exp_nonpositive)(REAL x)
 }
 
 /* e^x for any x. Below the smallest normal number the result is 0, above the largest inf. */
-static inline REAL F(exp_any)(REAL x)
+static inline __attribute__((always_inline)) REAL F(exp_any)(REAL x)
 {
     REAL shifted;
     const REAL p = F(exp_parts)(x, &shifted);
@@ -60,7 +60,7 @@ static inline REAL F(exp_any)(REAL x)
 }
 
 /* log x for x >= sqrt(1/2): x = 2^k f with f in [sqrt(1/2), sqrt(2)), log f = 2 atanh(z), z = (f - 1) / (f + 1), |z| <= 0.1716. NaN stays NaN. */
-static inline REAL F(log_of_sum)(REAL x)
+static inline __attribute__((always_inline)) REAL F(log_of_sum)(REAL x)
 {
     F(pun) u = {.real = x};
     const F(bits) shifted = u.bits - SQRT_HALF_BITS; /* exponent counts from sqrt(1/2) */
@@ -90,7 +90,7 @@ static inline REAL F(log_of_sum)(REAL x)
 }
 
 /* (e^x - 1 - x) / x^2 for |x| <= 1/2. */
-static inline REAL F(exp_rest)(REAL x)
+static inline __attribute__((always_inline)) REAL F(exp_rest)(REAL x)
 {
 #ifdef REAL_IS_FLOAT /* the next term: 2^-8 / 10! = 1e-9 of 1/2 */
     REAL p = (REAL)1 / 362880;
@@ -112,20 +112,38 @@ static inline REAL F(exp_rest)(REAL x)
     return MADD(p, x, (REAL)1 / 2);
 }
 
-/* e^x - 1 and e^x - 1 - x, which keep their digits near 0. */
-static inline REAL F(exp_less_one)(REAL x)
+/* e^x - 1 and, given e = e^x, e^x - 1 - x, which keep their digits near 0. */
+static inline __attribute__((always_inline)) REAL F(exp_less_one)(REAL x)
 {
     const REAL near = MADD(x * x, F(exp_rest)(x), x), far = F(exp_any)(x) - 1;
     return ABS(x) <= (REAL)0.5 ? near : far;
 }
-static inline REAL F(exp_less_line)(REAL x)
+static inline __attribute__((always_inline)) REAL F(exp_less_line)(REAL x, REAL e)
 {
-    const REAL near = x * x * F(exp_rest)(x), far = F(exp_any)(x) - 1 - x;
+    const REAL near = x * x * F(exp_rest)(x), far = e - 1 - x;
     return ABS(x) <= (REAL)0.5 ? near : far;
 }
 
+/* e^x and e^x - 1 - x from one series, for |x| <= MOST_EXACT. Where n of `exp_parts` is 0 the second is exact but for rounding; beyond,
+ * from |x| = 0.35 on, it cancels no more than four bits. NaN stays NaN, whatever its bits. */
+#define MOST_EXACT 80
+static inline __attribute__((always_inline)) REAL F(exp_and_rest)(REAL x, REAL *less_line)
+{
+    const F(pun) shifted = {.real = MADD(x, (REAL)1.44269504088896340736, ROUND_SHIFT + EXPONENT_BIAS)};
+    const REAL n = shifted.real - (ROUND_SHIFT + EXPONENT_BIAS), r = MADD(n, -LN2_LOW, MADD(n, -LN2_HIGH, x)), rr = r * r;
+#ifdef REAL_IS_FLOAT /* pairs, so that half as many wait for one another */
+    const REAL p = MADD(MADD(MADD((REAL)1 / 5040, r, (REAL)1 / 720), rr, MADD((REAL)1 / 120, r, (REAL)1 / 24)), rr, MADD((REAL)1 / 6, r, (REAL)1 / 2));
+#else
+    const REAL p = F(exp_rest)(r);
+#endif
+    const F(pun) scale = {.bits = shifted.bits << MANTISSA_BITS};
+    const REAL e = MADD(rr, p, 1 + r) * scale.real, near = rr * p, far = e - 1 - x;
+    *less_line = n == 0 ? near : far;
+    return e;
+}
+
 /* log(1 + e) for e in [0, 1]; the last term gives back what rounding 1 + e lost. */
-static inline REAL F(log_one_plus)(REAL e)
+static inline __attribute__((always_inline)) REAL F(log_one_plus)(REAL e)
 {
     const REAL u = 1 + e;
     return F(log_of_sum)(u) + (e - (u - 1)) / u;

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numbers
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -100,7 +100,11 @@ def _over_time(
         return done
 
     inputs = ready if layout is None else [*ready, layout.mask]
-    return into(out, anchor.shape, anchor.dtype, inputs, run, list(KINDS[kernel].values()).count("OUT"))
+    outputs = list(KINDS[kernel].values()).count("OUT")
+    if outputs == 1:
+        return into(out, anchor.shape, anchor.dtype, inputs, run)
+    both = [anchor.shape] * outputs
+    return into_each(out, both, anchor.dtype, inputs, lambda *outs: run(outs if outs[0] is not None else None))
 
 
 class Layout:
@@ -321,17 +325,24 @@ def _over_rows(kernel: str, args: tuple[Any, ...], out: Any) -> Any:
         rows if SPANS[kernel][x] == "row" else anchor.shape[-1:] if x in shared else anchor.shape for x in outputs
     ]
 
-    def run(o: Any) -> Any:
-        flat = None if o is None else o.reshape(-1) if SPANS[kernel][outputs[0]] == "row" else o.reshape(-1, actions)
+    def run(*outs: Any) -> Any:
+        flat = (
+            None
+            if outs[0] is None
+            else tuple(
+                o.reshape(-1, actions) if o.ndim > 1 and SPANS[kernel][x] != "row" else o.reshape(-1)
+                for o, x in zip(outs, outputs, strict=True)
+            )
+        )
         done = _core.run_rows(kernel, tuple(ready), flat)
         if type(done) is int:
             explain_row(dict(zip(given, ready, strict=True)), done, rows)
         if len(outputs) > 1:
             return tuple(array.reshape(shape) for array, shape in zip(done, shapes, strict=True))
-        return done.reshape(shapes[0])
+        return (done[0] if flat else done).reshape(shapes[0])
 
     dtype = np.dtype(np.int64) if KINDS[kernel][outputs[0]] == "OUT_INDEX" else anchor.dtype
-    return run(None) if len(outputs) > 1 else into(out, shapes[0], dtype, ready, run)
+    return into_each(out, shapes, dtype, ready, run) if len(outputs) > 1 else into(out, shapes[0], dtype, ready, run)
 
 
 def as_rows(name: str, value: Any) -> Array:
@@ -412,6 +423,8 @@ def at_home(value: Any) -> Callable[[Any], Any]:
 def as_floats(name: str, value: Any, like: tuple[str, Array] | None = None) -> Array:
     """A native float32 or float64 array; with `like`, of that dtype. float16 and bfloat16 are widened, which loses nothing; else only lists
     and other dtype-less values are converted."""
+    if type(value) is np.ndarray and value.dtype in FLOATS and (like is None or value.dtype == like[1].dtype):
+        return plain(value)
     array = as_array(name, value)
     if array.dtype == np.float16:
         array = array.astype(np.float32 if like is None else like[1].dtype)
@@ -518,38 +531,51 @@ def same_shape(name: str, array: Array, first: str, anchor: Array) -> Array:
     return array
 
 
-def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[Any], run: Any, outputs: int = 1) -> Any:
-    """Runs into `out`, a tuple where there are several outputs, after checking it, by way of new arrays where it shares memory with an
-    input; into new arrays for None."""
+def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[Any], run: Any) -> Any:
+    """Runs into `out` after checking it, by way of a new array where it shares memory with an input; into a new array for None."""
     if out is None:
         return run(None)
-    if outputs == 1:
-        ready = [as_out("out", out, shape, dtype)]
-    elif isinstance(out, tuple) and len(out) == outputs:
-        ready = [as_out(f"out[{k}]", x, shape, dtype) for k, x in enumerate(out)]
+    array = as_out("out", out, shape, dtype)
+    if _apart(array, inputs):
+        run(array)
     else:
-        came = f"a tuple of {len(out)}" if isinstance(out, tuple) else f"a {type(out).__name__}"
-        raise TypeError(f"out is {came}; a tuple of {outputs} arrays, one for each result, is wanted")
-    if any(np.may_share_memory(a, b) for k, a in enumerate(ready) for b in ready[:k]):
-        raise ValueError("out[0] and out[1] share memory; an array for each result is wanted")
-    shared = any(isinstance(array, np.ndarray) and np.may_share_memory(x, array) for x in ready for array in inputs)
-    if shared or not all(x.flags.aligned and x.flags.c_contiguous for x in ready):
-        made = run(None)
-        for x, result in zip(ready, made if outputs > 1 else (made,), strict=True):
-            x[...] = result
-    else:
-        run(ready[0] if outputs == 1 else tuple(ready))
+        array[...] = run(None)
     return out
+
+
+def into_each(
+    outs: Any, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any], inputs: list[Any], run: Callable[..., Any]
+) -> Any:
+    """The same for several results: run(None), or run(one, other, ...)."""
+    if outs is None:
+        return run(None)
+    if not isinstance(outs, tuple) or len(outs) != len(shapes):
+        came = f"a tuple of {len(outs)}" if isinstance(outs, tuple) else f"a {type(outs).__name__}"
+        raise TypeError(f"out is {came}; a tuple of {len(shapes)} arrays, one for each result, is wanted")
+    arrays = [as_out(f"out[{k}]", *each, dtype) for k, each in enumerate(zip(outs, shapes, strict=True))]
+    if any(np.may_share_memory(a, b) for k, a in enumerate(arrays) for b in arrays[:k]):
+        raise ValueError("out holds arrays that share memory; one for each result is wanted")
+    if all(_apart(array, inputs) for array in arrays):
+        run(*arrays)
+    else:
+        for array, result in zip(arrays, run(None), strict=True):
+            array[...] = result
+    return outs
 
 
 def as_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     """An array that a result may be written into."""
-    if is_foreign(out):
-        out = as_array(name, out)
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"{name} is a {type(out).__name__}; an array is wanted")
-    if out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"{name} has shape {out.shape} and dtype {out.dtype}; {shape} and {dtype} are wanted")
-    if not out.flags.writeable:
+    array = as_array(name, out) if is_foreign(out) else out
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is a {type(array).__name__}; an array is wanted")
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"{name} has shape {array.shape} and dtype {array.dtype}; {shape} and {dtype} are wanted")
+    if not array.flags.writeable:
         raise ValueError(f"{name} is read-only; a writeable array is wanted")
-    return out
+    return array
+
+
+def _apart(array: Array, inputs: list[Any]) -> bool:
+    """Whether a result can be written in place: a plain array that shares no memory with an input."""
+    shared = any(isinstance(other, np.ndarray) and np.may_share_memory(array, other) for other in inputs)
+    return not shared and array.flags.aligned and array.flags.c_contiguous

@@ -359,7 +359,7 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
 def run_rows(str kernel, tuple args, object out):
     """Runs a ROW kernel on its parameters in order, the outputs left out; None where an argument is not plain, an int where that row is refused.
 
-    `out` may be given where there is one output; of several, a tuple of new arrays is the answer.
+    `out` may be given, of several outputs a tuple of as many; without it, new arrays are the answer.
     """
     cdef int k = INDEX[kernel], i, type_number, wanted, given = 0, filled = 0
     cdef const fastpg_kernel *spec = fastpg_kernel_at(k)
@@ -368,8 +368,10 @@ def run_rows(str kernel, tuple args, object out):
     cdef cnp.npy_intp shape[1]
     cdef cnp.npy_intp row[1]
     cdef bint shared[FASTPG_MAX_PARAMETERS]
+    cdef bint summed
     cdef cnp.ndarray first, array
-    cdef object arg, made = None
+    cdef object arg, other, made = None
+    cdef tuple outs = None if out is None else out if type(out) is tuple else (out,)
     cdef fastpg_kind kind
     if not cnp.PyArray_CheckExact(args[0]):
         return None
@@ -391,21 +393,24 @@ def run_rows(str kernel, tuple args, object out):
         elif kind == FASTPG_FLAG:
             wanted = cnp.NPY_BOOL
         if kind == FASTPG_OUT or kind == FASTPG_OUT_INDEX:
-            if out is None:
+            summed = spec.parameters[i].shared and shared[SOURCE[k][i]]
+            if outs is None:
                 if spec.parameters[i].per_row:
                     arg = cnp.PyArray_EMPTY(1, shape, wanted, 0)
-                elif spec.parameters[i].shared and shared[SOURCE[k][i]]:
+                elif summed:
                     arg = cnp.PyArray_ZEROS(1, row, wanted, 0)
-                    shared[i] = True
                 else:
                     arg = PyArray_NewLikeArray(first, cnp.NPY_KEEPORDER, NULL, 0)
-            elif not plain(out, wanted, 1 if spec.parameters[i].per_row else 2) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>out):
-                return None
             else:
-                for arg in args:
-                    if cnp.PyArray_Check(arg) and overlap(<cnp.ndarray>out, <cnp.ndarray>arg):
+                arg = outs[filled] if filled < len(outs) else None
+                if not plain(arg, wanted, 1 if spec.parameters[i].per_row or summed else 2) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>arg):
+                    return None
+                for other in args + outs[:filled]:
+                    if cnp.PyArray_Check(other) and overlap(<cnp.ndarray>arg, <cnp.ndarray>other):
                         return None
-                arg = out
+                if summed:
+                    cnp.PyArray_FILLWBYTE(<cnp.ndarray>arg, 0)
+            shared[i] = summed
             made = arg if filled == 0 else (made, arg) if filled == 1 else (*made, arg)
             filled += 1
         else:
@@ -431,6 +436,27 @@ def run_rows(str kernel, tuple args, object out):
     with nogil:
         bad = fastpg_run(k, FASTPG_F32 if type_number == cnp.NPY_FLOAT32 else FASTPG_F64, operands, rows, actions, NULL)
     return made if bad < 0 else bad
+
+
+# --- groups
+
+cdef extern from "group.h" nogil:
+    Py_ssize_t fastpg_number_keys(const char *keys, Py_ssize_t count, Py_ssize_t bytes, int64_t *table, Py_ssize_t places, int64_t *number)
+
+
+def number_keys(cnp.ndarray keys):
+    """The number of each key, from 0 in the order of first sight, and how many there are. keys: one dimension, items of fixed width."""
+    cdef Py_ssize_t count = cnp.PyArray_DIM(keys, 0), bytes_ = cnp.PyArray_ITEMSIZE(keys), places = 1, known
+    cdef cnp.ndarray dense = np.ascontiguousarray(keys), number = np.empty(count, np.int64), table
+    while places <= 2 * count:
+        places *= 2
+    table = np.empty(places, np.int64)
+    cdef char *data = cnp.PyArray_BYTES(dense)
+    cdef int64_t *room = <int64_t *>cnp.PyArray_DATA(table)
+    cdef int64_t *to = <int64_t *>cnp.PyArray_DATA(number)
+    with nogil:
+        known = fastpg_number_keys(data, count, bytes_, room, places, to)
+    return number, known
 
 
 # --- objectives over tokens

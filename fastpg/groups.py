@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastpg import _core
 from fastpg._check import as_array, as_flags, as_floats, as_index, at_home, into
 from fastpg._tokens import Tokens
 from fastpg.returns import reward_to_go
@@ -382,17 +383,8 @@ def _codes(group: Any, m: int) -> tuple[Array, int]:
     if isinstance(keys, np.ndarray) and m:
         if keys.dtype.kind not in "iubOUSTMm":
             raise TypeError(f"group has dtype {keys.dtype}; integers or strings are wanted")
-        if keys.dtype.kind in "iu":
-            low, high = keys.min(), keys.max()
-            if int(high) - int(low) <= 2 * m:
-                return (keys - low if keys.dtype.itemsize == 8 else keys.astype(np.int64) - int(low)).astype(
-                    np.intp
-                ), int(high) - int(low) + 1
-        if keys.dtype.kind != "O":  # sorted or not, samples of one prompt mostly come one after the other
-            starts = np.flatnonzero(np.concatenate(([True], keys[1:] != keys[:-1])))
-            if 2 * len(starts) <= m:
-                codes, groups = _hashed(keys[starts].tolist())
-                return np.repeat(codes, np.diff(starts, append=m)), groups
+        if keys.dtype.kind not in "OT":
+            return _core.number_keys(keys)
         keys = keys.tolist()
     return _hashed(keys)
 
@@ -670,6 +662,8 @@ def _how(
 
 
 def _number(name: str, value: Any) -> float:
+    if type(value) is float and 0 <= value < np.inf:
+        return value
     if isinstance(value, (bool, np.bool_, str)) or not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}; a number of 0 or more is wanted")
     number = float(value)

@@ -64,6 +64,14 @@ _OBJECTIVES = {
 OBJECTIVES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {kind: MappingProxyType(objective.options) for kind, objective in _OBJECTIVES.items()}
 )
+_UNREAD = dict.fromkeys(
+    ("clip_low", "clip_high", "beta", "ratio_cap", "eps", "k_pos", "lambda_pos", "k_neg", "lambda_neg"), 0.0
+) | {
+    "dual_clip": np.inf,
+    "delta": np.inf,
+    "tau_pos": 1.0,
+    "tau_neg": 1.0,
+}  # what the core is told of options that a kind lacks
 AGGREGATES = ("token_mean", "token_sum", "seq_mean_token_sum", "seq_mean_token_mean")
 
 _KL_KINDS = ("k1", "k2", "k3", "abs")
@@ -194,11 +202,7 @@ def policy_loss(
         chosen = _chosen(kind, b, old, a, chosen_options, rng)
         if kind == "clip_cov":
             w, chosen = np.where(chosen, 0, 1 if w is None else b.spread(w)).astype(b.x.dtype), None
-    numbers_of = {
-        "clip_low": 0.0, "clip_high": 0.0, "dual_clip": None, "delta": None, "beta": 0.0, "tau_pos": 1.0, "tau_neg": 1.0, "ratio_cap": 0.0,
-        "eps": 0.0, "k_pos": 0.0, "lambda_pos": 0.0, "k_neg": 0.0, "lambda_neg": 0.0, **chosen_options,
-    }  # fmt: skip
-    spec = {name: np.inf if value is None else value for name, value in numbers_of.items()}
+    spec = {**_UNREAD, **{name: np.inf if value is None else value for name, value in chosen_options.items()}}
     spec |= {
         "by_sequence": chosen_options.get("level") == "sequence",
         "by_length": kind == "luspo",
@@ -446,6 +450,8 @@ def _like(name: str, value: Any, x: Array) -> Array:
 
 
 def _number(name: str, value: Any) -> float:
+    if type(value) is float and value == value:
+        return value
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real) or value != value:
         raise TypeError(f"{name} is {value!r}; a number is wanted")
     return float(value)

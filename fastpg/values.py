@@ -77,11 +77,14 @@ def value_loss(
         arrays.append(same_shape("old_value", as_floats("old_value", old_value, like=("value", v)), "value", v))
     share, valid = _shares(v, mask, offsets, aggregate, denominator)
     arrays = [array.reshape(-1) for array in arrays]
-    total, grad = 0.0, np.zeros(v.size, v.dtype)
+    total, grad = 0.0, np.empty(v.size, v.dtype)
     for start in range(0, v.size, BLOCK):
         part = slice(start, start + BLOCK)
-        at = slice(None) if valid is None else valid[part]
-        x, goal, *old = (array[part][at].astype(np.float64) for array in arrays)
+        # Masked places are 0 rather than left out: that costs less than to gather what is between them.
+        x, goal, *old = (
+            (array[part] if valid is None else np.where(valid[part], array[part], 0)).astype(np.float64)
+            for array in arrays
+        )
         with np.errstate(all="ignore"):
             loss, slope = _loss(x - goal, factor, delta)
             if old:
@@ -90,9 +93,9 @@ def value_loss(
                 # Written so that a NaN in old_value counts as clipped, and 0 * clipped shows it in the gradient, too.
                 binds = ~(np.abs(moved) <= bound) & (~(clipped <= loss) | (clip_kind == "only"))
                 loss, slope = np.where(binds, clipped, loss), np.where(binds, 0 * clipped, slope)
-            each = share[part][at] if isinstance(share, np.ndarray) else share
+            each = share[part] if isinstance(share, np.ndarray) else share
             total += float(np.sum(loss * each))
-            grad[part][at] = slope * each
+            np.multiply(slope, each, out=grad[part], casting="same_kind")
     return total, at_home(value)(grad.reshape(v.shape))
 
 

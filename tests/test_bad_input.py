@@ -191,6 +191,16 @@ def test_wrong_out_for_two_results(case):
 @named([c for c in WITH_OUT if not isinstance(c.call(arguments(c)), tuple)])
 def test_wrong_out(case):
     right = case.call(arguments(case))
+    if isinstance(right, tuple):
+        one, other = right
+        refuses(case, TypeError, "a tuple of 2 arrays, one for each result, is wanted", {}, out=one)
+        refuses(case, TypeError, "a tuple of 2 arrays, one for each result, is wanted", {}, out=(one,))
+        refuses(case, ValueError, r"out\[1\] has shape", {}, out=(one, np.zeros((3, 3))))
+        refuses(case, TypeError, r"out\[0\] is a list", {}, out=(one.tolist(), other))
+        refuses(case, ValueError, "out holds arrays that share memory", {}, out=(one, one))
+        other.setflags(write=False)
+        refuses(case, ValueError, r"out\[1\] is read-only", {}, out=(one, other))
+        return
     refuses(case, ValueError, "out has shape", {}, out=np.zeros((3, 3)))
     refuses(case, ValueError, "out has shape .* dtype float32", {}, out=right.astype(np.float32))
     refuses(case, TypeError, "out is a list", {}, out=right.tolist())

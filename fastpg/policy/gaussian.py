@@ -7,7 +7,8 @@ results NaN, and those that rows share.
 
 CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind.
 
-A `_grad` function takes the upstream weight of each row and returns the pair of gradients, by `mean` and by `log_std`.
+A `_grad` function takes the upstream weight of each row and returns the pair of gradients, by `mean` and by `log_std`; `out`,
+a pair of arrays of their shapes, takes them.
 Every function here raises TypeError for a wrong dtype and ValueError for a wrong shape, naming the argument.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_floats, as_generator, as_rows, at_home, of_each_row, of_every_row, over_rows
+from fastpg._check import as_floats, as_generator, as_rows, at_home, into_each, of_each_row, of_every_row, over_rows
 
 __all__ = ["entropy", "entropy_grad", "kl", "kl_grad", "log_prob", "log_prob_grad", "mode", "sample"]
 
@@ -40,7 +41,9 @@ def log_prob(mean: ArrayLike, log_std: ArrayLike, action: ArrayLike, *, out: Arr
     return over_rows("gaussian_log_prob", (mean, log_std, action), out)  # type: ignore[no-any-return]
 
 
-def log_prob_grad(mean: ArrayLike, log_std: ArrayLike, action: ArrayLike, weight: ArrayLike) -> tuple[Array, Array]:
+def log_prob_grad(
+    mean: ArrayLike, log_std: ArrayLike, action: ArrayLike, weight: ArrayLike, *, out: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
     """The score, weighted: the gradients of sum_i weight[i] log pi(action[i]) with respect to mean and log_std.
 
       d / d mean:       g[i, d] = weight[i] z[i, d] / exp(log_std[i, d]),    z = (a - mean) / exp(log_std)
@@ -54,7 +57,7 @@ def log_prob_grad(mean: ArrayLike, log_std: ArrayLike, action: ArrayLike, weight
     (array([[ 2.],
            [10.]]), array([3.]))
     """
-    return over_rows("gaussian_log_prob_grad", (mean, log_std, action, weight))  # type: ignore[no-any-return]
+    return over_rows("gaussian_log_prob_grad", (mean, log_std, action, weight), out)  # type: ignore[no-any-return]
 
 
 def entropy(mean: ArrayLike, log_std: ArrayLike, *, out: Array | None = None) -> Array:
@@ -72,7 +75,9 @@ def entropy(mean: ArrayLike, log_std: ArrayLike, *, out: Array | None = None) ->
     return over_rows("gaussian_entropy", (mean, log_std), out)  # type: ignore[no-any-return]
 
 
-def entropy_grad(mean: ArrayLike, log_std: ArrayLike, weight: ArrayLike) -> tuple[Array, Array]:
+def entropy_grad(
+    mean: ArrayLike, log_std: ArrayLike, weight: ArrayLike, *, out: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
     """The gradients of sum_i weight[i] H[i] with respect to mean and log_std.
 
       d / d mean:       g[i, d] = 0
@@ -86,9 +91,20 @@ def entropy_grad(mean: ArrayLike, log_std: ArrayLike, weight: ArrayLike) -> tupl
     """
     home, m, s = at_home(mean), *_parameters(mean, log_std)
     w = of_each_row("weight", as_floats("weight", weight, like=("mean", m)), m.shape[:-1], "mean", m)
-    by_log_std = np.empty(s.shape, m.dtype)
-    by_log_std[...] = w[..., None] if s.shape == m.shape else w.sum()
-    return home((np.zeros(m.shape, m.dtype), by_log_std))  # type: ignore[no-any-return]
+    shape = m.shape if s.ndim > 1 else s.shape
+
+    def run(by_mean: Any, by_log_std: Any = None) -> tuple[Array, Array]:
+        if by_mean is None:
+            by_mean, by_log_std = np.empty(m.shape, m.dtype), np.empty(shape, m.dtype)
+        by_mean[...] = 0
+        if s.ndim > 1:
+            for d in range(m.shape[-1]):  # NumPy's loop over a short last axis costs more
+                by_log_std[..., d] = w
+        else:
+            by_log_std[...] = w.sum()
+        return by_mean, by_log_std
+
+    return home(into_each(out, [m.shape, shape], m.dtype, [m, s, w], run))  # type: ignore[no-any-return]
 
 
 def kl(
@@ -121,6 +137,7 @@ def kl_grad(
     weight: ArrayLike,
     *,
     wrt: str = "parameters",
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """The gradients of sum_i weight[i] KL(p[i] || q[i]) with respect to mean and log_std, or to the other two with wrt="other".
 
@@ -140,7 +157,7 @@ def kl_grad(
     kernels = {"parameters": "gaussian_kl_grad", "other": "gaussian_kl_grad_other"}
     if wrt not in kernels:
         raise ValueError(f"wrt is {wrt!r}; 'parameters' or 'other' is wanted")
-    return over_rows(kernels[wrt], (mean, log_std, other_mean, other_log_std, weight))  # type: ignore[no-any-return]
+    return over_rows(kernels[wrt], (mean, log_std, other_mean, other_log_std, weight), out)  # type: ignore[no-any-return]
 
 
 def sample(mean: ArrayLike, log_std: ArrayLike, rng: np.random.Generator) -> Array:

@@ -10,7 +10,8 @@ constant, and no gradient. NaN in a row makes that row's results NaN, and those 
 
 CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind.
 
-A `_grad` function takes the upstream weight of each row and returns the pair of gradients, by `mean` and by `log_std`.
+A `_grad` function takes the upstream weight of each row and returns the pair of gradients, by `mean` and by `log_std`; `out`,
+a pair of arrays of their shapes, takes them.
 Every function here raises TypeError for a wrong dtype and ValueError for a wrong shape or range, naming the argument.
 Haarnoja et al. 2018, appendix C, arXiv:1801.01290
 """
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_floats, as_rows, at_home, into, of_each_row, of_every_row, over_rows
+from fastpg._check import as_floats, as_rows, at_home, into, into_each, of_each_row, of_every_row, over_rows
 from fastpg.policy import gaussian
 from fastpg.policy._bounds import as_bounds, log_width, within
 
@@ -69,7 +70,14 @@ def log_prob(
     return value  # type: ignore[no-any-return]
 
 
-def log_prob_grad(mean: ArrayLike, log_std: ArrayLike, pre_action: ArrayLike, weight: ArrayLike) -> tuple[Array, Array]:
+def log_prob_grad(
+    mean: ArrayLike,
+    log_std: ArrayLike,
+    pre_action: ArrayLike,
+    weight: ArrayLike,
+    *,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
     """The score, weighted: the gradients of sum_i weight[i] log pi(action[i]) with respect to mean and log_std.
 
     Those of `gaussian.log_prob_grad` at pre_action: the squashing does not depend on the parameters.
@@ -79,7 +87,7 @@ def log_prob_grad(mean: ArrayLike, log_std: ArrayLike, pre_action: ArrayLike, we
     >>> log_prob_grad([[0.0]], [0.0], [[2.0]], [1.0])
     (array([[2.]]), array([3.]))
     """
-    return gaussian.log_prob_grad(mean, log_std, pre_action, weight)
+    return gaussian.log_prob_grad(mean, log_std, pre_action, weight, out=out)
 
 
 def entropy(
@@ -119,7 +127,9 @@ def entropy(
     return home(into(out, m.shape[:-1], m.dtype, [m, s], run))  # type: ignore[no-any-return]
 
 
-def entropy_grad(mean: ArrayLike, log_std: ArrayLike, weight: ArrayLike) -> tuple[Array, Array]:
+def entropy_grad(
+    mean: ArrayLike, log_std: ArrayLike, weight: ArrayLike, *, out: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
     """The gradients of sum_i weight[i] H[i] with respect to mean and log_std, by the quadrature of `entropy`.
 
       d / d mean:       g[i, d] = -2 weight[i] E[tanh(u)]
@@ -136,7 +146,15 @@ def entropy_grad(mean: ArrayLike, log_std: ArrayLike, weight: ArrayLike) -> tupl
     both = w * by_mean, w * (1 + by_log_std)
     if s.shape != m.shape:
         both = both[0], both[1].reshape(-1, m.shape[-1]).sum(axis=0)
-    return home(tuple(g.astype(m.dtype) for g in both))  # type: ignore[no-any-return]
+
+    def run(*outs: Any) -> tuple[Array, ...]:
+        if outs[0] is None:
+            return tuple(g.astype(m.dtype) for g in both)
+        for o, g in zip(outs, both, strict=True):
+            o[...] = g
+        return outs
+
+    return home(into_each(out, [g.shape for g in both], m.dtype, [m, s, w], run))  # type: ignore[no-any-return]
 
 
 def kl(
@@ -165,6 +183,7 @@ def kl_grad(
     weight: ArrayLike,
     *,
     wrt: str = "parameters",
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """The gradients of sum_i weight[i] KL(p[i] || q[i]): those of `gaussian.kl_grad`.
 
@@ -174,7 +193,7 @@ def kl_grad(
     >>> kl_grad([[1.0]], [0.0], [[3.0]], [0.0], [1.0], wrt="other")
     (array([[2.]]), array([-4.]))
     """
-    return gaussian.kl_grad(mean, log_std, other_mean, other_log_std, weight, wrt=wrt)
+    return gaussian.kl_grad(mean, log_std, other_mean, other_log_std, weight, wrt=wrt, out=out)
 
 
 def sample(mean: ArrayLike, log_std: ArrayLike, rng: np.random.Generator) -> Array:
