@@ -61,5 +61,7 @@ class PPOStep:
         policy, value = self._policy.work(len(rows)), self._value.work(len(rows))
         grads = {"policy": policy[-1], "value": value[-1]}
         by_extra = None if extra is None else policy[-1][len(policy[-1]) - len(extra) :]
+        x, log_prob, advantage, target = (np.ascontiguousarray(a, np.float32) for a in (x, log_prob, advantage, target))
+        action = np.ascontiguousarray(action, np.float32 if self._gaussian else np.int64)
         arrays = rows, x, action, log_prob, advantage, target, extra
         return grads, _core.ppo_step(policy, value, *arrays, clip, entropy_weight, self._x, by_extra)
