@@ -33,4 +33,32 @@ FASTPG_API void fastpg_net_forward_f32(const int64_t *shape, const float *packed
 void fastpg_adam(fastpg_dtype dtype, ptrdiff_t n, const void *grad, double scale, double beta1, double beta2, double eps, double rate,
                  double correction, void *m, void *v, void *parameter);
 
+/* A minibatch of PPO: loss = -mean(min(ratio A, clip(ratio) A)) - entropy_weight mean(entropy) + mean((v - target)^2) / 2 and its gradients,
+ * the value's by a net of its own. */
+enum { FASTPG_PPO_ACTIONS = 32, FASTPG_PPO_TILE = 64 };
+
+typedef struct {
+    const int64_t *shape;
+    const void *packed;
+    void *hidden, *y, *grad_y, *room, *grad; /* for `rows` rows, as forward and backward have them */
+} fastpg_net_work;
+
+typedef struct {
+    fastpg_net_work policy, value;
+    ptrdiff_t rows, actions;
+    const int64_t *index; /* of each row, in the arrays of all rows */
+    const void *observation, *action, *log_prob, *advantage, *target;
+    int gaussian; /* action: (actions) numbers a row, with log_std shared; else one int64 */
+    const void *log_std;
+    double clip, entropy_weight;
+    void *x, *extra; /* room for (rows, inputs); the gradient of log_std */
+} fastpg_ppo;
+
+typedef struct {
+    double policy_loss, value_loss, kl, clipped, entropy;
+} fastpg_ppo_sums;
+
+/* The means over the rows: of both losses, of the third estimator of KL(old || new), of what is clipped, and of the entropy. */
+fastpg_ppo_sums fastpg_ppo_step(fastpg_dtype dtype, const fastpg_ppo *);
+
 #endif

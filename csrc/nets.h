@@ -2,6 +2,8 @@
 
 typedef REAL F(row_vector) __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
 
+typedef REAL F(short_vector) __attribute__((vector_size(16), may_alias));
+
 enum {
     F(VECTOR_ITEMS) = VECTOR_BYTES / sizeof(REAL),
     F(LINE) = 64 / sizeof(REAL),
@@ -93,11 +95,17 @@ static void F(multiply_narrow)(const REAL *a, ptrdiff_t n, const REAL *b, const 
             const F(row_vector) *x = (const F(row_vector) *)(a + i * n), *y = (const F(row_vector) *)(b + j * n);
             F(row_vector) sum = {0};
             for (ptrdiff_t k = 0; k < n / F(VECTOR_ITEMS); k++) sum = ADD_PRODUCT(x[k], y[k], sum);
-            REAL half[F(VECTOR_ITEMS) / 2], total = start[j];
-            for (int k = 0; k < F(VECTOR_ITEMS) / 2; k++) half[k] = sum[k] + sum[k + F(VECTOR_ITEMS) / 2];
-            for (int width = F(VECTOR_ITEMS) / 4; width; width /= 2)
-                for (int k = 0; k < width; k++) half[k] += half[k + width];
-            c[i * c_row + j] = total + half[0];
+            union {
+                F(row_vector) all;
+                REAL quarter[VECTOR_BYTES / 16][16 / sizeof(REAL)] __attribute__((aligned(16)));
+            } parts = {.all = sum};
+            F(short_vector) s = *(F(short_vector) *)parts.quarter[0];
+            for (int k = 1; k < VECTOR_BYTES / 16; k++) s += *(F(short_vector) *)parts.quarter[k];
+#ifdef REAL_IS_FLOAT
+            c[i * c_row + j] = start[j] + ((s[0] + s[2]) + (s[1] + s[3]));
+#else
+            c[i * c_row + j] = start[j] + (s[0] + s[1]);
+#endif
         }
 }
 
@@ -271,5 +279,106 @@ static void F(adam)(ptrdiff_t n, const REAL *restrict grad, double scale, double
         parameter[i] -= step * m[i] / (SQUARE_ROOT(v[i] * up) + small);
     }
 }
+/* log_prob, entropy and both gradients of a tile of PPO_TILE rows, rows last: by logits, or by means. */
+static void F(ppo_rows)(const fastpg_ppo *p, ptrdiff_t row, ptrdiff_t size, fastpg_ppo_sums *sums, REAL *extra)
+{
+    enum { TILE = FASTPG_PPO_TILE };
+    REAL z[FASTPG_PPO_ACTIONS][TILE], e[FASTPG_PPO_ACTIONS][TILE];
+    REAL log_prob[TILE], entropy[TILE], by_log_prob[TILE], loss[TILE], kl[TILE], error[TILE], sum[TILE], most[TILE];
+    REAL old[TILE], advantage[TILE];
+    int64_t action[TILE];
+    const ptrdiff_t n = p->actions;
+    const int64_t *index = p->index + row;
+    const REAL *outputs = (const REAL *)p->policy.y + row * n, *v = (const REAL *)p->value.y + row;
+    const REAL w = (REAL)(1 / (double)p->rows), c = (REAL)p->entropy_weight * w, up = (REAL)(1 + p->clip), down = (REAL)(1 - p->clip);
+    REAL *grad = (REAL *)p->policy.grad_y + row * n, *grad_v = (REAL *)p->value.grad_y + row;
+
+    for (ptrdiff_t i = 0; i < size; i++) {
+        old[i] = ((const REAL *)p->log_prob)[index[i]];
+        advantage[i] = ((const REAL *)p->advantage)[index[i]];
+        error[i] = v[i] - ((const REAL *)p->target)[index[i]];
+        for (ptrdiff_t j = 0; j < n; j++) z[j][i] = outputs[i * n + j];
+        if (p->gaussian)
+            for (ptrdiff_t j = 0; j < n; j++) e[j][i] = ((const REAL *)p->action)[index[i] * n + j];
+        else
+            action[i] = ((const int64_t *)p->action)[index[i]];
+    }
+    for (ptrdiff_t i = 0; i < size; i++) log_prob[i] = entropy[i] = 0;
+    if (p->gaussian)
+        for (ptrdiff_t j = 0; j < n; j++) { /* z becomes (a - mean) / sigma, e this over sigma */
+            const REAL log_std = ((const REAL *)p->log_std)[j], inverse = F(exp_any)(-log_std), constant = log_std + (REAL)0.91893853320467274178;
+            for (ptrdiff_t i = 0; i < size; i++) {
+                const REAL u = (e[j][i] - z[j][i]) * inverse;
+                z[j][i] = u, e[j][i] = u * inverse;
+                log_prob[i] -= (REAL)0.5 * u * u + constant;
+                entropy[i] += constant + (REAL)0.5;
+            }
+        }
+    else {
+        for (ptrdiff_t i = 0; i < size; i++) most[i] = z[0][i], sum[i] = 0;
+        for (ptrdiff_t j = 1; j < n; j++)
+            for (ptrdiff_t i = 0; i < size; i++) most[i] = z[j][i] > most[i] ? z[j][i] : most[i];
+        for (ptrdiff_t j = 0; j < n; j++)
+            for (ptrdiff_t i = 0; i < size; i++) {
+                e[j][i] = F(exp_nonpositive)(z[j][i] - most[i]);
+                sum[i] += e[j][i];
+            }
+        for (ptrdiff_t i = 0; i < size; i++) {
+            most[i] += F(log_of_sum)(sum[i]);
+            sum[i] = 1 / sum[i];
+        }
+        for (ptrdiff_t j = 0; j < n; j++) /* z becomes log p, e becomes p */
+            for (ptrdiff_t i = 0; i < size; i++) {
+                z[j][i] -= most[i];
+                e[j][i] *= sum[i];
+                entropy[i] -= e[j][i] * z[j][i];
+            }
+        for (ptrdiff_t i = 0; i < size; i++) log_prob[i] = z[action[i]][i];
+    }
+    for (ptrdiff_t i = 0; i < size; i++) {
+        const REAL change = log_prob[i] - old[i], ratio = F(exp_any)(change), held = ratio < down ? down : ratio > up ? up : ratio;
+        const REAL A = advantage[i], free = ratio * A, bound = held * A;
+        by_log_prob[i] = (A > 0 ? ratio > up : ratio < down) ? 0 : -free * w;
+        loss[i] = free < bound ? free : free >= bound ? bound : free + bound;
+        kl[i] = F(exp_less_line)(change);
+    }
+    for (ptrdiff_t i = 0; i < size; i++) {
+        sums->policy_loss -= (double)loss[i];
+        sums->kl += (double)kl[i];
+        sums->clipped += by_log_prob[i] == 0 && advantage[i] != 0;
+        sums->entropy += (double)entropy[i];
+        sums->value_loss += 0.5 * (double)error[i] * (double)error[i];
+        grad_v[i] = error[i] * w;
+    }
+    if (p->gaussian)
+        for (ptrdiff_t j = 0; j < n; j++)
+            for (ptrdiff_t i = 0; i < size; i++) {
+                grad[i * n + j] = by_log_prob[i] * e[j][i];
+                extra[j] += by_log_prob[i] * (z[j][i] * z[j][i] - 1) - c;
+            }
+    else {
+        for (ptrdiff_t j = 0; j < n; j++)
+            for (ptrdiff_t i = 0; i < size; i++) grad[i * n + j] = e[j][i] * (c * (z[j][i] + entropy[i]) - by_log_prob[i]);
+        for (ptrdiff_t i = 0; i < size; i++) grad[i * n + action[i]] += by_log_prob[i];
+    }
+}
+
+/* Rows [from, to) of a minibatch: gathered, forward, loss, backward, into part's own sums. */
+static void F(ppo_part)(const fastpg_ppo *p, ptrdiff_t part, ptrdiff_t from, ptrdiff_t to, fastpg_ppo_sums *sums, REAL *extra)
+{
+    const fastpg_net_work *policy = &p->policy, *value = &p->value;
+    const ptrdiff_t inputs = policy->shape[2];
+    REAL *x = p->x;
+    for (ptrdiff_t i = from; i < to; i++)
+        for (ptrdiff_t k = 0; k < inputs; k++) x[i * inputs + k] = ((const REAL *)p->observation)[p->index[i] * inputs + k];
+    F(net_forward)(policy->shape, policy->packed, x, p->rows, from, to, policy->hidden, policy->y);
+    F(net_forward)(value->shape, value->packed, x, p->rows, from, to, value->hidden, value->y);
+    for (ptrdiff_t i = 0; i < p->actions; i++) extra[i] = 0;
+    for (ptrdiff_t i = from; i < to; i += FASTPG_PPO_TILE) F(ppo_rows)(p, i, to - i < FASTPG_PPO_TILE ? to - i : FASTPG_PPO_TILE, sums, extra);
+    REAL *policy_room = (REAL *)policy->room + part * F(net_of)(policy->shape).sums, *value_room = (REAL *)value->room + part * F(net_of)(value->shape).sums;
+    F(net_backward)(policy->shape, policy->packed, x, p->rows, from, to, policy->hidden, policy->grad_y, policy_room, NULL);
+    F(net_backward)(value->shape, value->packed, x, p->rows, from, to, value->hidden, value->grad_y, value_room, NULL);
+}
+
 #undef ADD_PRODUCT
 #undef SQUARE_ROOT

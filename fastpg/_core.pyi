@@ -34,6 +34,7 @@ def moments(x: Any, mask: Any, weight: Any, state: tuple[float, float, float]) -
 def row_moments(x: Any, mask: Any, weight: Any, rows: int, out: Any) -> None: ...
 def whiten(x: Any, mask: Any, mean: Any, by: Any, divide: bool, out: Any) -> None: ...
 
+PPO_ACTIONS: int
 NET_WIDEST: int
 NET_MOST_LAYERS: int
 NET_FORWARD: int
@@ -44,6 +45,21 @@ def net_forward(shape: Any, packed: Any, x: Any, hidden: Any, y: Any) -> None: .
 def net_backward(
     shape: Any, packed: Any, x: Any, hidden: Any, grad_y: Any, room: Any, grad: Any, grad_x: Any
 ) -> None: ...
+def ppo_step(
+    policy: tuple[Any, ...],
+    value: tuple[Any, ...],
+    index: Any,
+    observation: Any,
+    action: Any,
+    log_prob: Any,
+    advantage: Any,
+    target: Any,
+    log_std: Any,
+    clip: float,
+    entropy_weight: float,
+    x: Any,
+    extra: Any,
+) -> tuple[float, float, float, float, float]: ...
 def adam(
     grad: Any,
     scale: float,

@@ -615,7 +615,35 @@ cdef extern from "net.h" nogil:
     void fastpg_net_forward_f32(const int64_t *shape, const float *packed, const float *x, Py_ssize_t rows, float *y)
     void fastpg_adam(fastpg_dtype dtype, Py_ssize_t n, const void *grad, double scale, double beta1, double beta2, double eps, double rate,
                      double correction, void *m, void *v, void *parameter)
+    enum:
+        FASTPG_PPO_ACTIONS
+    ctypedef struct fastpg_net_work:
+        const int64_t *shape
+        const void *packed
+        void *hidden
+        void *y
+        void *grad_y
+        void *room
+        void *grad
+    ctypedef struct fastpg_ppo:
+        fastpg_net_work policy, value
+        Py_ssize_t rows, actions
+        const int64_t *index
+        const void *observation
+        const void *action
+        const void *log_prob
+        const void *advantage
+        const void *target
+        int gaussian
+        const void *log_std
+        double clip, entropy_weight
+        void *x
+        void *extra
+    ctypedef struct fastpg_ppo_sums:
+        double policy_loss, value_loss, kl, clipped, entropy
+    fastpg_ppo_sums fastpg_ppo_step(fastpg_dtype dtype, const fastpg_ppo *)
 
+PPO_ACTIONS = FASTPG_PPO_ACTIONS
 NET_WIDEST, NET_MOST_LAYERS = FASTPG_NET_WIDEST, FASTPG_NET_MOST_LAYERS
 NET_FORWARD = <uintptr_t>&fastpg_net_forward_f32
 
@@ -650,6 +678,31 @@ def net_backward(cnp.ndarray shape not None, cnp.ndarray packed not None, cnp.nd
         fastpg_net_backward(dtype, <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(packed), cnp.PyArray_DATA(x),
                             cnp.PyArray_DIM(x, 0), cnp.PyArray_DATA(hidden), cnp.PyArray_DATA(grad_y), cnp.PyArray_DATA(room),
                             cnp.PyArray_DATA(grad), to)
+
+
+cdef fastpg_net_work work_of(tuple arrays):
+    return fastpg_net_work(<const int64_t *>data_of(arrays[0]), data_of(arrays[1]), data_of(arrays[2]), data_of(arrays[3]),
+                           data_of(arrays[4]), data_of(arrays[5]), data_of(arrays[6]))
+
+
+def ppo_step(tuple policy, tuple value, cnp.ndarray index not None, cnp.ndarray observation not None, cnp.ndarray action not None,
+             cnp.ndarray log_prob not None, cnp.ndarray advantage not None, cnp.ndarray target not None, object log_std, double clip,
+             double entropy_weight, cnp.ndarray x not None, object extra):
+    """Both gradients, and the means (policy_loss, value_loss, kl, clipped, entropy), as net.h has them. policy, value: (shape, packed,
+    hidden, y, grad_y, room, grad)."""
+    cdef fastpg_dtype dtype = dtype_of(observation)
+    cdef fastpg_ppo p
+    cdef fastpg_ppo_sums sums
+    p.policy, p.value = work_of(policy), work_of(value)
+    p.rows, p.actions = cnp.PyArray_DIM(index, 0), cnp.PyArray_DIM(<cnp.ndarray?>policy[3], 1)
+    p.index = <const int64_t *>cnp.PyArray_DATA(index)
+    p.observation, p.action, p.log_prob = cnp.PyArray_DATA(observation), cnp.PyArray_DATA(action), cnp.PyArray_DATA(log_prob)
+    p.advantage, p.target = cnp.PyArray_DATA(advantage), cnp.PyArray_DATA(target)
+    p.gaussian, p.log_std = log_std is not None, data_of(log_std)
+    p.clip, p.entropy_weight, p.x, p.extra = clip, entropy_weight, cnp.PyArray_DATA(x), data_of(extra)
+    with nogil:
+        sums = fastpg_ppo_step(dtype, &p)
+    return sums.policy_loss, sums.value_loss, sums.kl, sums.clipped, sums.entropy
 
 
 def adam(cnp.ndarray grad not None, double scale, double beta1, double beta2, double eps, double rate, double correction,

@@ -132,14 +132,15 @@ class MLP:
         return weight, bias
 
     def _buffer(self, rows: int) -> tuple[Array, ...]:
-        """y, the gradient of x, and what the kernels keep in between, for this number of rows."""
+        """y, the gradient of x, what the kernels keep in between, and room for that of y, for this number of rows."""
         if rows not in self._buffers:
             if len(self._buffers) >= 8:  # callers with ever-changing row counts must not grow memory without end
                 self._buffers.clear()
             dtype = self.parameter.dtype
             _, hidden, room = _core.net_sizes(self._shape, self.parameter, rows)
-            y, grad_x = np.empty((rows, self.sizes[-1]), dtype), np.empty((rows, self.sizes[0]), dtype)
-            self._buffers[rows] = y, grad_x, _aligned(hidden, dtype), _aligned(room, dtype)
+            y, grad_y = np.empty((2, rows, self.sizes[-1]), dtype)
+            grad_x = np.empty((rows, self.sizes[0]), dtype)
+            self._buffers[rows] = y, grad_x, _aligned(hidden, dtype), _aligned(room, dtype), grad_y
         return self._buffers[rows]
 
     def _checked(self, name: str, x: Array, columns: int) -> Array:
@@ -154,7 +155,7 @@ class MLP:
         x = self._checked("x", x, self.sizes[0])
         if self._blas is not None:
             return self._blas.forward(x)
-        y, _, hidden, _ = self._buffer(len(x))
+        y, _, hidden, _, _ = self._buffer(len(x))
         _core.net_forward(*self.packed(), x, hidden, y)
         return y
 
@@ -167,6 +168,11 @@ class MLP:
         """Its shape, and its parameters as they are now, as the kernels take them; valid until the next call of forward."""
         _core.net_pack(self._shape, self.parameter, self._packed)
         return self._shape, self._packed
+
+    def work(self, rows: int) -> tuple[Array, ...]:
+        """What a kernel that runs forward and backward itself takes: shape, packed, hidden, y, grad_y, room and grad."""
+        y, _, hidden, room, grad_y = self._buffer(rows)
+        return *self.packed(), hidden, y, grad_y, room, self._grad
 
     def backward(self, x: Array, grad_output: Array, grad_extra: Array | None = None) -> Array:
         """d loss / d parameter, one vector, from d loss / d y; forward(x) must have come just before.
@@ -191,7 +197,7 @@ class MLP:
             raise ValueError(f"grad_output has {len(grad_output)} rows, but x has {len(x)}")
         if self._blas is not None:
             return self._blas.backward(x, grad_output, inputs)
-        _, grad_x, hidden, room = self._buffer(len(x))
+        _, grad_x, hidden, room, _ = self._buffer(len(x))
         to = grad_x if inputs else None
         _core.net_backward(self._shape, self._packed, x, hidden, grad_output, room, self._grad, to)
         return grad_x

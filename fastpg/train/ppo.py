@@ -11,7 +11,8 @@ import fastpg
 from fastpg.envs import VectorEnv
 from fastpg.nets import Adam, blas_threads, clip_norm
 from fastpg.train.agent import Agent, AgentOptions, RewardScale
-from fastpg.train.rollout import Rollout, collect
+from fastpg.train.ppo_step import PPOStep
+from fastpg.train.rollout import Rollout, collect, values
 from fastpg.train.run import Run, check
 
 __all__ = ["Config", "train"]
@@ -101,6 +102,9 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
 
     gamma, lambda_, M = config.gamma, config.lambda_, config.rows * config.lanes
     value_weight = np.float32(config.value_weight if config.shared_trunk else 1)
+    plain = (config.dual_clip, config.value_clip, config.huber) == (None, None, None)
+    plain &= config.normalise_advantage != "minibatch"
+    compiled = PPOStep(agent) if plain and PPOStep.serves(agent) else None  # the same gradients in a fifth of the time
     huber: dict[str, Any] = {} if config.huber is None else {"kind": "huber", "delta": config.huber}
     try:
         while run.steps < config.steps and not run.reached(config.stop_at):
@@ -120,7 +124,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
             for epoch in range(config.epochs):
                 # Estimate. The next value is that of the state before any reset.
                 if epoch == 0 or config.psi == "vtrace":
-                    value, next_value = agent.values(rollout.observation), agent.values(rollout.final)
+                    value, next_value = values(agent, rollout)
                     if epoch == 0:
                         old_value = value.ravel()
                     if config.psi == "vtrace":
@@ -139,25 +143,30 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                 order = rng.permutation(M)
                 for start in range(0, M, config.minibatch):
                     i = order[start : start + config.minibatch]
-                    x, a, A = seen[i], taken[i], advantage[i]
-                    if config.normalise_advantage == "minibatch":
-                        A = fastpg.whiten(A)
-                    z, v = agent.forward(x)
-                    log_prob = head.log_prob(z, policy.extra, a)
-                    policy_loss, by_log_prob, stats = fastpg.policy_loss(
-                        "ppo", log_prob, old[i], A, clip_low=clip, clip_high=clip, dual_clip=config.dual_clip
-                    )
-                    before = None if config.value_clip is None else old_value[i]
-                    value_loss, by_value = fastpg.value_loss(v, target[i], before, clip=config.value_clip, **huber)
-                    kl = stats["approx_kl_k3"]
+                    if compiled is not None:
+                        grads, means = compiled(i, seen, taken, old, advantage, target, clip, entropy_weight)
+                        policy_loss, value_loss, kl, clipped, entropy = means
+                    else:
+                        x, a, A = seen[i], taken[i], advantage[i]
+                        if config.normalise_advantage == "minibatch":
+                            A = fastpg.whiten(A)
+                        z, v = agent.forward(x)
+                        log_prob = head.log_prob(z, policy.extra, a)
+                        policy_loss, by_log_prob, stats = fastpg.policy_loss(
+                            "ppo", log_prob, old[i], A, clip_low=clip, clip_high=clip, dual_clip=config.dual_clip
+                        )
+                        before = None if config.value_clip is None else old_value[i]
+                        value_loss, by_value = fastpg.value_loss(v, target[i], before, clip=config.value_clip, **huber)
+                        by_z, by_extra = head.log_prob_grad(z, policy.extra, a, by_log_prob)
+                        if entropy_weight:
+                            more = head.entropy_grad(z, policy.extra, np.full_like(A, -entropy_weight / len(i)))
+                            by_z, by_extra = by_z + more[0], by_extra + more[1]
+                        grads = agent.backward(x, by_z, by_extra, by_value * value_weight)
+                        kl, clipped = stats["approx_kl_k3"], stats["clip_fraction_low"] + stats["clip_fraction_high"]
+                        entropy = head.entropy(z, policy.extra).mean()
                     stop = config.target_kl is not None and kl > config.target_kl
                     if stop:
                         break
-                    by_z, by_extra = head.log_prob_grad(z, policy.extra, a, by_log_prob)
-                    if entropy_weight:
-                        more = head.entropy_grad(z, policy.extra, np.full_like(A, -entropy_weight / len(i)))
-                        by_z, by_extra = by_z + more[0], by_extra + more[1]
-                    grads = agent.backward(x, by_z, by_extra, by_value * value_weight)
                     norms = [clip_norm(grad, config.max_norm) for grad in grads.values()]
                     if not np.isfinite((policy_loss, value_loss, *norms)).all():
                         raise FloatingPointError(
@@ -166,14 +175,12 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                         )
                     for name, grad in grads.items():
                         adam[name].step(grad, rate[name])
-                    clipped = stats["clip_fraction_low"] + stats["clip_fraction_high"]
                     sums += policy_loss, value_loss, kl, clipped, norms[0]  # the gradient of the policy or the trunk
                     batches += 1
                 if stop:
                     break
 
             # Log.
-            entropy = head.entropy(z, policy.extra).mean()  # of the last minibatch
             if agent.normaliser is not None:
                 agent.normaliser.update(rollout.observation)
             policy_loss, value_loss, approx_kl, clip_fraction, grad_norm = sums / max(batches, 1)
@@ -181,7 +188,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                 policy_loss=policy_loss,
                 value_loss=value_loss,
                 explained_variance=fastpg.explained_variance(old_value, target),
-                entropy=entropy,
+                entropy=entropy,  # of the last minibatch
                 approx_kl=approx_kl,
                 clip_fraction=clip_fraction,
                 grad_norm=grad_norm,

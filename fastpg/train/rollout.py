@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastpg.envs import VectorEnv
 from fastpg.train.agent import Agent
 
-__all__ = ["Rollout", "collect"]
+__all__ = ["Rollout", "collect", "values"]
 
 Array = NDArray[Any]
 
@@ -54,3 +54,13 @@ def collect(env: VectorEnv, agent: Agent, rollout: Rollout, rng: np.random.Gener
         step = env.step(head.to_env(action))
         rollout.current[...], rollout.reward[t], rollout.terminated[t], rollout.truncated[t], info = step
         rollout.final[t] = info["final_obs"]
+
+
+def values(agent: Agent, rollout: Rollout) -> tuple[Array, Array]:
+    """V of every observation and of what each step led to, both (T, N); the latter is the next observation but where an episode ended."""
+    value = agent.values(rollout.observation)
+    next_value = np.concatenate([value[1:], agent.values(rollout.current)[None]])
+    ended = rollout.terminated | rollout.truncated
+    if ended.any():
+        next_value[ended] = agent.values(rollout.final[ended])
+    return value, next_value
