@@ -340,7 +340,7 @@ static void F(ppo_rows)(const fastpg_ppo *p, ptrdiff_t row, ptrdiff_t size, fast
         const REAL A = advantage[i], free = ratio * A, bound = held * A;
         by_log_prob[i] = (A > 0 ? ratio > up : ratio < down) ? 0 : -free * w;
         loss[i] = free < bound ? free : free >= bound ? bound : free + bound;
-        kl[i] = F(exp_less_line)(change);
+        kl[i] = F(exp_less_line)(change, ratio);
     }
     for (ptrdiff_t i = 0; i < size; i++) {
         sums->policy_loss -= (double)loss[i];

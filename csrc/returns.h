@@ -67,7 +67,7 @@ TARGET(retrace)
 OFF_POLICY(retrace, s.q_value, s.lambda_ * F(clipped)(s.log_ratio, 1))
 
 TARGET(q_lambda)
-OFF_POLICY(q_lambda, s.value, s.greedy ? s.lambda_ : 0)
+OFF_POLICY(q_lambda, s.value, (REAL)(s.greedy != 0) * s.lambda_)
 
 TARGET(tree_backup)
 OFF_POLICY(tree_backup, s.q_value, s.lambda_ * s.log_prob)
