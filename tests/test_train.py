@@ -286,7 +286,7 @@ def test_annealing_is_linear_to_zero_and_without_it_lr_stays(algo):
 
 
 @pytest.mark.parametrize(
-    ("algo", "steps"), [(ppo, 30_000), (reinforce, 100_000), (a2c, 120_000), (trpo, 40_000), (grpo, 150_000)]
+    ("algo", "steps"), [(ppo, 30_000), (reinforce, 100_000), (a2c, 120_000), (trpo, 40_000), (grpo, 300_000)]
 )
 def test_training_learns_cartpole(algo, steps):
     config = algo.Config(steps=steps)
