@@ -65,7 +65,9 @@ def rolled(make, lanes, python=False, options=(), collects=2):
 
 
 CASES = [(cart, ()), (drifting, ())] + [
-    (make, (option,)) for make in (cart, drifting) for option in (("normalise_observation", True), ("shared_trunk", True))
+    (make, (option,))
+    for make in (cart, drifting)
+    for option in (("normalise_observation", True), ("shared_trunk", True))
 ]
 
 

@@ -89,7 +89,7 @@ def act_lanes(
     noise        (T, N) uniform, or (T, N, k) normal numbers
     std, box     (k,) and (2, k) of a Gaussian, low and high; taken (N, k) is the action within the box
     """
-    rows, outputs = last - first, output.shape[1]
+    rows = last - first
     seen = np.empty((rows, current.shape[1]), np.float32)
     for t in range(len(reward)):
         for n in range(first, last):
