@@ -7,7 +7,8 @@ import ctypes
 import numpy as np
 import pytest
 
-from fastpg.nets import MLP, Adam, blas_threads, clip_norm, orthogonal
+from fastpg import _core
+from fastpg.nets import MLP, WIDEST, Adam, blas_threads, clip_norm, orthogonal
 
 SIZES = [(3, 2), (4, 5, 3), (3, 7, 6, 2)]
 
@@ -165,3 +166,72 @@ def test_blas_threads_gives_back_the_number_it_found():
 def test_bad_input_is_named(error, words, call):
     with pytest.raises(error, match=words):
         call(MLP((4, 2), rng=np.random.default_rng(0)))
+
+
+def layer_by_layer(made, x, upstream):
+    """y, and the gradients by parameter and x, from the formulas in NumPy and float64."""
+    weight, bias = ([a.astype(np.float64) for a in some] for some in (made.weight, made.bias))
+    h, d = [x.astype(np.float64)], upstream.astype(np.float64)
+    for k, (w, b) in enumerate(zip(weight, bias, strict=True)):
+        z = h[-1] @ w + b
+        h.append(z if k == len(weight) - 1 else np.tanh(z) if made.activation == "tanh" else np.maximum(z, 0))
+    grads = []
+    for k in reversed(range(len(weight))):
+        grads[:0] = [(h[k].T @ d).ravel(), d.sum(axis=0)]
+        d = d @ weight[k].T
+        if k:
+            d = d * (1 - h[k] ** 2 if made.activation == "tanh" else h[k] > 0)
+    return h[-1], np.concatenate(grads), d
+
+
+@pytest.mark.parametrize("units", [1, 7, 8, 9, 63, 64, 65])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 3e-5), (np.float64, 1e-13)])
+def test_every_size_on_every_instruction_set(units, dtype, tolerance, isa):
+    rng = np.random.default_rng(units)
+    for sizes in ((3, units, units, 2), (units, 5), (units, 64, units)):
+        for activation in ("tanh", "relu"):
+            made = net(sizes, activation, dtype)
+            for rows in (0, 1, 7, 8, 9, 63, 64, 65, 200):
+                x, upstream = (rng.standard_normal((rows, size)).astype(dtype) for size in (sizes[0], sizes[-1]))
+                y, by_parameter, by_x = layer_by_layer(made, x, upstream)
+                np.testing.assert_allclose(made.forward(x), y, rtol=tolerance, atol=tolerance)
+                grad, grad_x = made.backward_input(x, upstream)
+                np.testing.assert_allclose(grad, by_parameter, rtol=tolerance, atol=tolerance * 10)
+                np.testing.assert_allclose(grad_x, by_x, rtol=tolerance, atol=tolerance)
+
+
+def test_wide_nets_are_the_formula_too():
+    made = net((3, WIDEST + 1, 2))
+    assert not made.compiled
+    x, upstream = np.random.default_rng(0).standard_normal((5, 3)), np.random.default_rng(1).standard_normal((5, 2))
+    y, by_parameter, by_x = layer_by_layer(made, x, upstream)
+    np.testing.assert_allclose(made.forward(x), y, rtol=1e-12, atol=1e-12)
+    grad, grad_x = made.backward_input(x, upstream)
+    np.testing.assert_allclose(grad, by_parameter, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(grad_x, by_x, rtol=1e-12, atol=1e-12)
+
+
+def test_a_row_is_answered_alike_wherever_it_stands_and_by_any_number_of_threads(isa):
+    made = net((4, 64, 65, 3), dtype=np.float32)
+    x = np.random.default_rng(0).standard_normal((1000, 4)).astype(np.float32)
+    upstream = np.random.default_rng(1).standard_normal((1000, 3)).astype(np.float32)
+    before, results = _core.threads(), []
+    try:
+        for threads in (1, 2, 3):
+            _core.set_threads(threads)
+            results.append((made.forward(x).copy(), *(g.copy() for g in made.backward_input(x, upstream))))
+    finally:
+        _core.set_threads(before)
+    for other in results[1:]:
+        for one, another in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, another)
+    for from_, to in ((0, 1), (3, 10), (500, 633), (999, 1000)):
+        np.testing.assert_array_equal(made.forward(x[from_:to].copy()), results[0][0][from_:to])
+
+
+def test_tanh_is_numpys_to_an_ulp_or_two(isa):
+    made = MLP((1, 1, 1), rng=np.random.default_rng(0))
+    made.parameter[...] = 1, 0, 1, 0
+    x = np.concatenate([np.linspace(-30, 30, 4001), np.geomspace(1e-30, 1, 999), [0.0, np.inf, -np.inf, np.nan]])
+    x = x.astype(np.float32)[:, None]
+    np.testing.assert_allclose(made.forward(x), np.tanh(x.astype(np.float64)), rtol=3e-7)

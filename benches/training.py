@@ -1,0 +1,211 @@
+"""Steps a second of PPO on CartPole-v1 at equal settings: fastpg, a PureJaxRL-style PPO in JAX, Stable-Baselines3. Run by hand:
+
+    python benches/training.py [--lanes 64 4] [--seconds 5]
+
+128 steps a lane, 4 epochs of 4 minibatches, policy and value of 64-64 tanh units. Compilation is not counted. Peers that are not
+installed are left out.
+"""
+
+import argparse
+import importlib.util
+import time
+
+import numpy as np
+
+import fastpg
+from fastpg.envs import make
+from fastpg.train import ppo
+
+T, EPOCHS, MINIBATCHES, GAMMA, LAMBDA, CLIP, LR, ENTROPY, MAX_NORM = 128, 4, 4, 0.99, 0.95, 0.2, 2.5e-4, 0.01, 0.5
+
+
+def time_fastpg(lanes, updates):
+    """Seconds that so many updates take."""
+
+    def train(updates):
+        config = ppo.Config(
+            steps=lanes * T * updates,
+            lanes=lanes,
+            rows=T,
+            epochs=EPOCHS,
+            minibatch=lanes * T // MINIBATCHES,
+            gamma=GAMMA,
+            lambda_=LAMBDA,
+            clip=CLIP,
+            lr=LR,
+            value_lr=LR,
+            lr_schedule="constant",
+            clip_schedule="constant",
+            entropy_weight=ENTROPY,
+            max_norm=MAX_NORM,
+        )
+        env = make("fastpg/CartPole-v1", lanes)
+        start = time.perf_counter()
+        ppo.train(config, env)
+        return time.perf_counter() - start
+
+    train(2)
+    return train(updates)
+
+
+def time_jax(lanes, updates):
+    """The same by one jitted scan over updates of scans over steps and minibatches (Lu et al. 2022, PureJaxRL)."""
+    import jax
+    import jax.numpy as jnp
+
+    def init(key, outputs, last):
+        sizes, gains = (4, 64, 64, outputs), (2**0.5, 2**0.5, last)
+        keys = jax.random.split(key, 3)
+        orthogonal = jax.nn.initializers.orthogonal
+        return [
+            (orthogonal(g)(k, (i, o)), jnp.zeros(o))
+            for k, i, o, g in zip(keys, sizes[:-1], sizes[1:], gains, strict=True)
+        ]
+
+    def net(layers, x):
+        for w, b in layers[:-1]:
+            x = jnp.tanh(x @ w + b)
+        w, b = layers[-1]
+        return x @ w + b
+
+    def step(state, elapsed, action, key):
+        x, v, angle, spin = state.T
+        force = jnp.where(action == 1, 10.0, -10.0)
+        sin, cos = jnp.sin(angle), jnp.cos(angle)
+        push = (force + 0.05 * spin**2 * sin) / 1.1
+        turn = (9.8 * sin - cos * push) / (0.5 * (4 / 3 - 0.1 * cos**2 / 1.1))
+        slide = push - 0.05 * turn * cos / 1.1
+        after = jnp.stack([x + 0.02 * v, v + 0.02 * slide, angle + 0.02 * spin, spin + 0.02 * turn], axis=1)
+        ended = (jnp.abs(after[:, 0]) > 2.4) | (jnp.abs(after[:, 2]) > 12 * np.pi / 180) | (elapsed + 1 >= 500)
+        fresh = jax.random.uniform(key, after.shape, minval=-0.05, maxval=0.05)
+        return jnp.where(ended[:, None], fresh, after), jnp.where(ended, 0, elapsed + 1), ended
+
+    def loss(nets, batch):
+        x, action, old, advantage, target, old_value = batch
+        log_p = jax.nn.log_softmax(net(nets[0], x))
+        value = net(nets[1], x)[:, 0]
+        ratio = jnp.exp(jnp.take_along_axis(log_p, action[:, None], 1)[:, 0] - old)
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        surrogate = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - CLIP, 1 + CLIP) * advantage).mean()
+        held = old_value + jnp.clip(value - old_value, -CLIP, CLIP)
+        value_loss = 0.5 * jnp.maximum((value - target) ** 2, (held - target) ** 2).mean()
+        entropy = -(jnp.exp(log_p) * log_p).sum(axis=1).mean()
+        return -surrogate + 0.5 * value_loss - ENTROPY * entropy
+
+    def descend(carry, batch):
+        nets, m, v, t = carry
+        grad = jax.grad(loss)(nets, batch)
+        norm = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grad)))
+        grad = jax.tree.map(lambda g: g * jnp.minimum(1, MAX_NORM / (norm + 1e-6)), grad)
+        t += 1
+        m = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, m, grad)
+        v = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g * g, v, grad)
+        move = jax.tree.map(lambda m, v: LR * (m / (1 - 0.9**t)) / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-5), m, v)
+        return (jax.tree.map(jnp.subtract, nets, move), m, v, t), None
+
+    def update(carry, _):
+        learner, state, elapsed, key = carry
+        nets = learner[0]
+
+        def act(carry, _):
+            state, elapsed, key = carry
+            key, for_action, for_reset = jax.random.split(key, 3)
+            z, value = net(nets[0], state), net(nets[1], state)[:, 0]
+            action = jax.random.categorical(for_action, z)
+            log_prob = jnp.take_along_axis(jax.nn.log_softmax(z), action[:, None], 1)[:, 0]
+            after, elapsed, ended = step(state, elapsed, action, for_reset)
+            return (after, elapsed, key), (state, action, log_prob, value, ended)
+
+        (state, elapsed, key), (x, action, log_prob, value, ended) = jax.lax.scan(act, (state, elapsed, key), None, T)
+        last = net(nets[1], state)[:, 0]
+
+        def back(carry, row):
+            advantage, next_value = carry
+            value, ended = row
+            delta = 1 + GAMMA * next_value * ~ended - value
+            advantage = delta + GAMMA * LAMBDA * ~ended * advantage
+            return (advantage, value), advantage
+
+        _, advantage = jax.lax.scan(back, (jnp.zeros_like(last), last), (value, ended), reverse=True, unroll=16)
+        rows = [a.reshape(T * lanes, *a.shape[2:]) for a in (x, action, log_prob, advantage, advantage + value, value)]
+
+        def epoch(carry, _):
+            learner, key = carry
+            key, for_order = jax.random.split(key)
+            order = jax.random.permutation(for_order, T * lanes)
+            batches = [a[order].reshape(MINIBATCHES, -1, *a.shape[1:]) for a in rows]
+            learner, _ = jax.lax.scan(descend, learner, tuple(batches))
+            return (learner, key), None
+
+        (learner, key), _ = jax.lax.scan(epoch, (learner, key), None, EPOCHS)
+        return (learner, state, elapsed, key), ended.sum()
+
+    @jax.jit
+    def train(key):
+        of_policy, of_value, of_state, key = jax.random.split(key, 4)
+        nets = init(of_policy, 2, 0.01), init(of_value, 1, 1.0)
+        zeros = jax.tree.map(jnp.zeros_like, nets)
+        state = jax.random.uniform(of_state, (lanes, 4), minval=-0.05, maxval=0.05)
+        carry = (nets, zeros, zeros, 0), state, jnp.zeros(lanes, jnp.int32), key
+        return jax.lax.scan(update, carry, None, updates)[1]
+
+    compiled = train.lower(jax.random.key(0)).compile()
+    start = time.perf_counter()
+    episodes = jax.block_until_ready(compiled(jax.random.key(0)))
+    seconds = time.perf_counter() - start
+    steps = T * lanes / np.maximum(np.asarray(episodes), 1)
+    print(f"    JAX: steps an episode {steps[0]:.0f} in the first update, {steps[-1]:.0f} in the last", flush=True)
+    return seconds
+
+
+def time_sb3(lanes, updates):
+    """Stable-Baselines3 with its own vector of Gymnasium environments in this process."""
+    import stable_baselines3 as sb3
+    from stable_baselines3.common.env_util import make_vec_env
+
+    model = sb3.PPO(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", lanes),
+        n_steps=T,
+        batch_size=lanes * T // MINIBATCHES,
+        n_epochs=EPOCHS,
+        gamma=GAMMA,
+        gae_lambda=LAMBDA,
+        clip_range=CLIP,
+        learning_rate=LR,
+        ent_coef=ENTROPY,
+        max_grad_norm=MAX_NORM,
+        device="cpu",
+    )
+    model.learn(lanes * T)
+    start = time.perf_counter()
+    model.learn(lanes * T * updates)
+    return time.perf_counter() - start
+
+
+LIBRARIES = {"fastpg": ("fastpg", time_fastpg), "JAX": ("jax", time_jax), "SB3": ("stable_baselines3", time_sb3)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--lanes", type=int, nargs="+", default=[64, 4])
+    parser.add_argument(
+        "--seconds", type=float, default=4.0, help="about how long each library is timed, each of three times"
+    )
+    arguments = parser.parse_args()
+    print(
+        f"fastpg {fastpg.__version__}, PPO, CartPole-v1, {T} steps a lane, {EPOCHS} epochs, {MINIBATCHES} minibatches"
+    )
+    for lanes in arguments.lanes:
+        rates = {}
+        for name, (module, run) in LIBRARIES.items():
+            if importlib.util.find_spec(module) is None:
+                continue
+            updates = max(2, round(2 * arguments.seconds / run(lanes, 2)))
+            rates[name] = lanes * T * updates / sorted(run(lanes, updates) for _ in range(3))[1]
+            ratio = f", fastpg is {rates['fastpg'] / rates[name]:.2f} x that" if name != "fastpg" else ""
+            print(f"{lanes:3d} lanes   {name:6s} {rates[name]:9,.0f} steps/s{ratio}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
