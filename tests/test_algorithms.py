@@ -24,6 +24,7 @@ from fastpg.nets import MLP
 from fastpg.train import a2c, grpo, ppo, reinforce, trpo
 from fastpg.train.agent import Agent, AgentOptions
 from fastpg.train.heads import Categorical
+from fastpg.train.ppo_step import PPOStep
 from fastpg.train.run import Run, evaluate
 
 ROWS, LANES = 24, 4
@@ -210,6 +211,7 @@ def test_ppo_normalises_advantages_over_each_minibatch_where_it_is_asked_to(monk
         return whole(kind, log_prob, old, advantage, **options)
 
     monkeypatch.setattr(fastpg, "policy_loss", spy)
+    monkeypatch.setattr(PPOStep, "serves", lambda agent: False)
     for normalise in ("batch", "minibatch"):
         seen.clear()
         ppo.train(ppo.Config(normalise_advantage=normalise, minibatch=32, epochs=1, **ONE), Toy(LANES))
@@ -512,11 +514,16 @@ def test_an_update_ends_once_kl_is_above_its_target(algo):
     assert gradients(1e-12) < 5 < gradients(None) == gradients(1e9)
 
 
-@pytest.mark.parametrize("algo", [ppo, grpo])
+@pytest.mark.parametrize(("algo", "compiled"), [(ppo, True), (ppo, False), (grpo, False)])
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
-def test_clip_and_entropy_weight_follow_their_schedules(algo, schedule, monkeypatch):
+def test_clip_and_entropy_weight_follow_their_schedules(algo, compiled, schedule, monkeypatch):
     clips, bonuses = [], []
-    loss, entropy_grad = fastpg.policy_loss, Categorical.entropy_grad
+    loss, entropy_grad, step = fastpg.policy_loss, Categorical.entropy_grad, PPOStep.__call__
+
+    def spied_step(self, *args):
+        clips.append((args[-2], args[-2]))
+        bonuses.append(args[-1])
+        return step(self, *args)
 
     def spy(*args, **options):
         clips.append((options["clip_low"], options["clip_high"]))
@@ -528,6 +535,8 @@ def test_clip_and_entropy_weight_follow_their_schedules(algo, schedule, monkeypa
 
     monkeypatch.setattr(fastpg, "policy_loss", spy)
     monkeypatch.setattr(Categorical, "entropy_grad", bonus)
+    monkeypatch.setattr(PPOStep, "__call__", spied_step)
+    monkeypatch.setattr(PPOStep, "serves", lambda agent: compiled)
     batches = {"minibatch": 32} if algo is ppo else {"group": 2, "minibatches": 1}
     schedules = {"clip_schedule": schedule, "entropy_schedule": schedule}
     config = algo.Config(lanes=4, rows=8, steps=32 * 5, epochs=1, entropy_weight=0.5, **batches, **schedules)

@@ -86,7 +86,8 @@ def test_scan_takes_the_values_after_the_last_row(name):
         arguments = batch((6, N), next_value=np.arange(1.0, N + 1))
         arguments["truncated"][:] = False
         arguments["truncated"][1, 0] = arguments["terminated"][1, 0] = True  # terminated wins, so that V is not read
-        np.testing.assert_array_equal(*both(name, arguments))
+        # One lane is contiguous in time, and then sums associate otherwise.
+        np.testing.assert_allclose(*both(name, arguments), rtol=0, atol=NEAR[np.float64] if N == 1 else 0)
         turned = transposed(arguments) | {"next_value": arguments["next_value"]}
         np.testing.assert_allclose(*both(name, turned, axis=1), rtol=0, atol=NEAR[np.float64])
     arguments["truncated"][2, 1], arguments["terminated"][2, 1] = True, False
