@@ -35,14 +35,15 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 # csrc/ without Python on every instruction set of this machine: bounds and undefined behaviour, then races.
-SMOKE := tests/smoke.c csrc/dispatch.c csrc/threads.c
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 sanitize:
 	mkdir -p build
-	$(CC) $(CFLAGS_C) -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc -o build/smoke $(SMOKE) -lm -pthread
-	./build/smoke
-	$(CC) $(CFLAGS_C) -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc -o build/smoke-objectives $(patsubst %smoke.c,%smoke_objectives.c,$(SMOKE)) -lm -pthread
-	./build/smoke-objectives
-	$(CC) $(CFLAGS_C) -fsanitize=thread -Icsrc -o build/smoke-threads $(SMOKE) -lm -pthread
+	$(CC) $(CFLAGS_C) $(ASAN) -Icsrc -c csrc/dispatch.c -o build/dispatch-asan.o
+	for name in smoke smoke_objectives smoke_nets; do \
+		$(CC) $(CFLAGS_C) $(ASAN) -Icsrc -o build/$$name tests/$$name.c build/dispatch-asan.o csrc/threads.c -lm -pthread && \
+		./build/$$name || exit 1; done
+	$(CC) $(CFLAGS_C) -fsanitize=thread -Icsrc -c csrc/dispatch.c -o build/dispatch-tsan.o
+	$(CC) $(CFLAGS_C) -fsanitize=thread -Icsrc -o build/smoke-threads tests/smoke.c build/dispatch-tsan.o csrc/threads.c -lm -pthread
 	./build/smoke-threads large
 
 # Instructions a kernel executes, counted under valgrind, against benches/instructions.json. Skipped without valgrind.

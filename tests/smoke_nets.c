@@ -1,0 +1,137 @@
+/* Nets and minibatches of PPO without Python, on every instruction set of this machine: for the sanitizers. Arrays end where their memory ends. */
+#define _POSIX_C_SOURCE 200112L
+#include "net.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static int failures = 0;
+
+static void expect(int holds, const char *what, const int64_t *shape, ptrdiff_t rows)
+{
+    if (!holds) failures++, printf("%s: %d layers from %d to %d, %td rows\n", what, (int)shape[0], (int)shape[2], (int)shape[2 + shape[0]], rows);
+}
+
+static size_t item_of(fastpg_dtype dtype) { return dtype == FASTPG_F32 ? sizeof(float) : sizeof(double); }
+static double get(const void *x, fastpg_dtype dtype, ptrdiff_t i) { return dtype == FASTPG_F32 ? (double)((const float *)x)[i] : ((const double *)x)[i]; }
+
+/* Memory for n items, of values between -1 and 1, at a multiple of 64 bytes. */
+static void *numbers(fastpg_dtype dtype, ptrdiff_t n)
+{
+    void *memory = NULL;
+    if (posix_memalign(&memory, 64, (size_t)n * item_of(dtype) + !n)) abort();
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double x = (double)(i * 37 % 101) / 50 - 1;
+        if (dtype == FASTPG_F32)
+            ((float *)memory)[i] = (float)x;
+        else
+            ((double *)memory)[i] = x;
+    }
+    return memory;
+}
+
+static ptrdiff_t parameters(const int64_t *shape)
+{
+    ptrdiff_t n = 0;
+    for (int k = 0; k < shape[0]; k++) n += (shape[2 + k] + 1) * shape[3 + k];
+    return n;
+}
+
+static double sum_of_y(fastpg_dtype dtype, const int64_t *shape, const void *parameter, void *packed, const void *x, ptrdiff_t rows, void *hidden, void *y)
+{
+    double sum = 0;
+    fastpg_net_pack(dtype, shape, parameter, packed);
+    fastpg_net_forward(dtype, shape, packed, x, rows, hidden, y);
+    for (ptrdiff_t i = 0; i < rows * shape[2 + shape[0]]; i++) sum += get(y, dtype, i);
+    return sum;
+}
+
+static void run(fastpg_dtype dtype, const int64_t *shape, ptrdiff_t rows)
+{
+    const ptrdiff_t inputs = shape[2], outputs = shape[2 + shape[0]], n = parameters(shape);
+    void *parameter = numbers(dtype, n), *packed = numbers(dtype, fastpg_net_packed(dtype, shape)), *x = numbers(dtype, rows * inputs);
+    void *hidden = numbers(dtype, fastpg_net_hidden(dtype, shape, rows)), *y = numbers(dtype, rows * outputs), *grad_y = numbers(dtype, rows * outputs);
+    void *room = numbers(dtype, fastpg_net_room(dtype, shape, rows)), *grad = numbers(dtype, n), *grad_x = numbers(dtype, rows * inputs);
+    for (ptrdiff_t i = 0; i < rows * outputs; i++)
+        if (dtype == FASTPG_F32)
+            ((float *)grad_y)[i] = 1;
+        else
+            ((double *)grad_y)[i] = 1;
+    sum_of_y(dtype, shape, parameter, packed, x, rows, hidden, y);
+    fastpg_net_backward(dtype, shape, packed, x, rows, hidden, grad_y, room, grad, grad_x);
+    for (ptrdiff_t i = 1; i <= outputs; i++) expect(get(grad, dtype, n - i) == (double)rows, "gradient of the last bias", shape, rows);
+    if (dtype == FASTPG_F64) { /* of sum y by the first weight, by central differences */
+        double *p = parameter, kept = p[0];
+        p[0] = kept + 1e-6;
+        const double up = sum_of_y(dtype, shape, parameter, packed, x, rows, hidden, y);
+        p[0] = kept - 1e-6;
+        const double down = sum_of_y(dtype, shape, parameter, packed, x, rows, hidden, y);
+        const double slope = (up - down) / 2e-6;
+        expect(shape[1] || fabs(slope - get(grad, dtype, 0)) <= 1e-5 * (1 + (double)rows), "gradient of the first weight", shape, rows);
+    }
+    void *const all[] = {parameter, packed, x, hidden, y, grad_y, room, grad, grad_x};
+    for (size_t k = 0; k < sizeof all / sizeof all[0]; k++) free(all[k]);
+}
+
+static void minibatch(fastpg_dtype dtype, const int64_t *policy, const int64_t *value, ptrdiff_t rows, int gaussian)
+{
+    const ptrdiff_t inputs = policy[2], actions = policy[2 + policy[0]], all = 2 * rows + 1;
+    void *memory[40];
+    int used = 0;
+    fastpg_ppo ppo = {.rows = rows, .actions = actions, .gaussian = gaussian, .clip = 0.2, .entropy_weight = 0.1};
+    for (int k = 0; k < 2; k++) {
+        const int64_t *shape = k ? value : policy;
+        const ptrdiff_t n = parameters(shape);
+        void *parameter = memory[used++] = numbers(dtype, n), *packed = memory[used++] = numbers(dtype, fastpg_net_packed(dtype, shape));
+        fastpg_net_pack(dtype, shape, parameter, packed);
+        fastpg_net_work work = {.shape = shape, .packed = packed};
+        work.hidden = memory[used++] = numbers(dtype, fastpg_net_hidden(dtype, shape, rows));
+        work.y = memory[used++] = numbers(dtype, rows * shape[2 + shape[0]]);
+        work.grad_y = memory[used++] = numbers(dtype, rows * shape[2 + shape[0]]);
+        work.room = memory[used++] = numbers(dtype, fastpg_net_room(dtype, shape, rows));
+        work.grad = memory[used++] = numbers(dtype, n);
+        *(k ? &ppo.value : &ppo.policy) = work;
+    }
+    int64_t *index = memory[used++] = malloc((size_t)rows * sizeof *index), *choice = memory[used++] = malloc((size_t)all * sizeof *choice);
+    for (ptrdiff_t i = 0; i < rows; i++) index[i] = all - 1 - 2 * i;
+    for (ptrdiff_t i = 0; i < all; i++) choice[i] = i % actions;
+    void *many = memory[used++] = numbers(dtype, all * actions);
+    ppo.index = index;
+    ppo.action = gaussian ? many : choice;
+    ppo.observation = memory[used++] = numbers(dtype, all * inputs);
+    ppo.log_prob = memory[used++] = numbers(dtype, all);
+    ppo.advantage = memory[used++] = numbers(dtype, all);
+    ppo.target = memory[used++] = numbers(dtype, all);
+    ppo.log_std = memory[used++] = numbers(dtype, actions);
+    ppo.x = memory[used++] = numbers(dtype, rows * inputs);
+    ppo.extra = memory[used++] = numbers(dtype, actions);
+    const fastpg_ppo_sums sums = fastpg_ppo_step(dtype, &ppo);
+    expect(isfinite(sums.policy_loss) && sums.value_loss >= 0 && sums.clipped >= 0 && sums.clipped <= 1, "means", policy, rows);
+    for (ptrdiff_t i = 0; i < parameters(policy); i++)
+        if (!isfinite(get(ppo.policy.grad, dtype, i))) {
+            expect(0, "gradient of the policy", policy, rows);
+            break;
+        }
+    while (used) free(memory[--used]);
+}
+
+int main(void)
+{
+    static const int64_t nets[][6] = {{1, 0, 3, 2}, {2, 0, 4, 7, 2}, {3, 0, 4, 64, 64, 2}, {3, 1, 17, 65, 8, 6}, {2, 0, 5, 130, 1}};
+    static const int64_t policy[] = {3, 0, 4, 64, 9, 3}, value[] = {2, 0, 4, 33, 1};
+    static const ptrdiff_t sizes[] = {0, 1, 7, 8, 63, 64, 65, 600, 1100};
+    int runs = 0;
+    fastpg_set_threads(4);
+    for (int isa = 0; isa < fastpg_isa_count(); isa++) {
+        if (!fastpg_isa_runs_here(isa) || fastpg_isa_use(fastpg_isa_name(isa))) continue;
+        for (int dtype = 0; dtype < FASTPG_DTYPES; dtype++)
+            for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+                for (size_t k = 0; k < sizeof nets / sizeof nets[0]; k++, runs++) run((fastpg_dtype)dtype, nets[k], sizes[i]);
+                for (int gaussian = 0; gaussian < 2 && sizes[i]; gaussian++, runs++)
+                    minibatch((fastpg_dtype)dtype, policy, value, sizes[i], gaussian);
+            }
+    }
+    printf("%d passed, %d failed\n", runs, failures);
+    return failures != 0;
+}
