@@ -479,7 +479,7 @@ def test_export_writes_both_and_says_what_it_cannot(trained, tmp_path):
 def test_tensorboard_files_hold_each_step_once_after_a_resume_too(tmp_path):
     pytest.importorskip("tensorboardX")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    args = "train fastpg/CartPole-v1 --steps 1024 --hidden 8 --tensorboard --json".split()
+    args = "train fastpg/CartPole-v1 --lanes 8 --rows 32 --steps 1024 --hidden 8 --tensorboard --json".split()
     folder = tmp_path / json.loads(fastpg_(*args, cwd=tmp_path).stdout)["run_dir"]
     for steps in (None, "2048"):
         if steps is not None:
