@@ -276,6 +276,12 @@ class Adam:
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{name} is {beta}; wanted a number in [0, 1)")
+        plain = parameter.flags.carray and parameter.dtype in (np.float32, np.float64)
+        if not plain:  # csrc writes it in place, item after item
+            raise ValueError(
+                f"parameter has dtype {parameter.dtype} and strides {parameter.strides} for shape {parameter.shape}; "
+                f"wanted a contiguous, writeable array of float32 or float64"
+            )
         self.parameter, self.beta1, self.beta2, self.eps = parameter, beta1, beta2, eps
         self.m, self.v, self.t = np.zeros_like(parameter), np.zeros_like(parameter), 0
 

@@ -235,3 +235,11 @@ def test_tanh_is_numpys_to_an_ulp_or_two(isa):
     x = np.concatenate([np.linspace(-30, 30, 4001), np.geomspace(1e-30, 1, 999), [0.0, np.inf, -np.inf, np.nan]])
     x = x.astype(np.float32)[:, None]
     np.testing.assert_allclose(made.forward(x), np.tanh(x.astype(np.float64)), rtol=3e-7)
+
+
+@pytest.mark.parametrize(
+    "parameter", [np.zeros((2, 3))[:, ::2], np.zeros(3, np.float16), np.zeros(3, ">f8"), np.zeros(3, int)]
+)
+def test_adam_refuses_a_parameter_it_cannot_change_in_place(parameter):
+    with pytest.raises(ValueError, match="wanted a contiguous, writeable array of float32 or float64"):
+        Adam(parameter)
