@@ -19,7 +19,7 @@ def tuned(env: str, algo: str, source: str = "tuned") -> tuple[str | None, dict[
 
     source    "tuned": settings.toml; "none": no table; else a file like it
 
-    >>> tuned("fastpg/CartPole-v1", "ppo")[0]
+    >>> tuned("envpool:CartPole-v1", "ppo")[0]
     'CartPole-v1.ppo'
     """
     if source == "none":
