@@ -18,7 +18,8 @@ Every function takes every layout, in any strides; float32 or float64 stay what 
 elsewhere, and a truncated step anywhere but there is refused, because the value of the state it led to is nowhere in the arguments.
 In one dimension the shape of `reward` always means one value a step. Past a gap, `value[t+1]` is that of the lane's next unmasked step
 ("skip"), or 0 ("zero").
-`gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`. A coefficient of 0 reads nothing: NaN and inf reach the
+`gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`, which are read at masked steps in mode "zero" alone: the
+trace decays by them there. A coefficient of 0 reads nothing: NaN and inf reach the
 steps before them in the same episode and no others. `out` receives the result, a tuple of two arrays both results.
 
 CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind; float16 and bfloat16 are computed
