@@ -190,10 +190,6 @@ def _next_value(kernel: str, next_value: Array, first: str, anchor: Array, axis:
     lanes = anchor.shape[:axis] + anchor.shape[axis + 1 :]
     if layout is not None and layout.offsets is not None:
         lanes = (layout.lanes,)
-        if lanes == anchor.shape and (np.diff(layout.offsets) != 1).any():
-            raise ValueError(
-                f"next_value has shape {lanes}, which is both one value a step and one a sequence; leave empty sequences out of offsets"
-            )
     if next_value.shape == anchor.shape:
         return next_value
     if layout is not None and layout.env_id is not None:

@@ -305,8 +305,13 @@ def test_a_truncated_step_inside_a_lane_without_its_value_is_refused(rng):
     fastpg.gae(value, value, 0.0, no, cut, mask=mask)  # the last unmasked step
     with pytest.raises(ValueError, match="truncated is set at step 2"):
         fastpg.gae(value, value, 0.0, no, cut, mask=~mask | mask)
-    with pytest.raises(ValueError, match="which is both one value a step and one a sequence"):
-        fastpg.gae(value[:2], value[:2], np.zeros(2), no[:2], no[:2], offsets=[0, 0, 2])
+
+
+@named([case for case in TIME if "next_value" in case.make(np.random.default_rng(), (1,), float)])
+def test_next_value_shaped_like_reward_is_one_value_a_step_of_as_many_sequences_too(case, rng):
+    for offsets in ([0, 0, 1, 3], [0, 3, 3, 3], [0, 1, 2, 3]):
+        arguments = case.make(rng, (3,), np.float64)
+        equal(case, arguments, case.near((3,)), offsets=np.array(offsets))
 
 
 def test_window_lengths_and_clips_that_are_none():
