@@ -424,10 +424,12 @@ def at_home(value: Any) -> Callable[[Any], Any]:
 
 def as_floats(name: str, value: Any, like: tuple[str, Array] | None = None) -> Array:
     """A native float32 or float64 array; with `like`, of that dtype. float16 and bfloat16 are widened, which loses nothing; else only lists
-    and other dtype-less values are converted."""
+    and other dtype-less values are converted, whether their numbers are written 1.0 or 1."""
     if type(value) is np.ndarray and value.dtype in FLOATS and (like is None or value.dtype == like[1].dtype):
         return plain(value)
     array = as_array(name, value)
+    if array.dtype.kind in "iu" and not hasattr(value, "dtype"):
+        array = array.astype(np.float64)
     if array.dtype == np.float16:
         array = array.astype(np.float32 if like is None else like[1].dtype)
     if like is not None:
