@@ -240,7 +240,7 @@ def token_advantage(
     else:
         if baseline is not None:
             raise TypeError(f"baseline is given, but kind is {kind!r}; only remax takes one")
-        score = np.bincount(tokens.sequence, r, sequences)
+        score = np.bincount(tokens.sequence, r, sequences).astype(np.float64, copy=False)  # of nothing: integers
         some = None if tokens.length.all() else tokens.length > 0
         a = np.repeat(
             group_advantage(score, group, kind, length=tokens.length, mask=some, **conventions), tokens.length

@@ -777,6 +777,17 @@ def test_packed_tokens_give_what_padded_ones_give_and_garbage_between_them_chang
         np.testing.assert_array_equal(part.reshape(mask.shape), got)
 
 
+@pytest.mark.parametrize("kind", GROUP_KINDS)
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (3, 0)])
+def test_a_batch_without_a_single_token_has_no_advantages(kind, shape):
+    reward, group, mask = np.full(shape, np.nan), ["a"] * shape[0], np.zeros(shape, bool)
+    for dtype in (np.float32, np.float64):
+        keywords = {"baseline": np.zeros(shape[0], dtype)} if kind == "remax" else {}
+        got = token_advantage(reward.astype(dtype), group, kind, mask=mask, **keywords)
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, np.zeros(shape))
+
+
 def test_a_sequence_without_tokens_is_no_sample(rng):
     reward, mask, group = sequences(rng)
     got = token_advantage(reward, group, "dr_grpo", mask=mask)
