@@ -411,7 +411,7 @@ def at_home(value: Any) -> Callable[[Any], Any]:
     def convert(result: Any) -> Any:
         if isinstance(result, tuple):
             return tuple(map(convert, result))
-        return space.from_dlpack(result) if isinstance(result, np.ndarray) else result
+        return space.from_dlpack(np.asarray(result)) if isinstance(result, (np.ndarray, np.generic)) else result
 
     return convert
 
