@@ -768,6 +768,8 @@ REFUSED = [
     (multi_categorical.mode, (Z - np.inf, [1, 3]), ValueError, r"component 0: logits\[0\] has no legal action"),
     (multi_categorical.entropy, (Z, [1, 3], Z > 0), ValueError, "component 0: .*legal allows none"),
     (multi_categorical.kl, (Z, [1, 3], Z[:1]), ValueError, r"other has shape \(1, 4\)"),
+    (squashed_gaussian.log_prob_grad, (Z, Z, Z[:1], W), ValueError, r"pre_action has shape \(1, 4\), but mean has"),
+    (squashed_gaussian.log_prob_grad, (Z, Z, Z.astype(int), W), TypeError, "pre_action has dtype int64"),
 ]
 
 
