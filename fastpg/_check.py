@@ -327,21 +327,20 @@ def _over_rows(kernel: str, args: tuple[Any, ...], out: Any) -> Any:
         rows if SPANS[kernel][x] == "row" else anchor.shape[-1:] if x in shared else anchor.shape for x in outputs
     ]
 
+    one_axis = {x for x in outputs if SPANS[kernel][x] == "row" or x in shared}
+
     def run(*outs: Any) -> Any:
-        flat = (
-            None
-            if outs[0] is None
-            else tuple(
-                o.reshape(-1, actions) if o.ndim > 1 and SPANS[kernel][x] != "row" else o.reshape(-1)
-                for o, x in zip(outs, outputs, strict=True)
+        flat = None
+        if outs[0] is not None:
+            flat = tuple(
+                o.reshape(-1) if x in one_axis else o.reshape(-1, actions) for o, x in zip(outs, outputs, strict=True)
             )
-        )
         done = _core.run_rows(kernel, tuple(ready), flat)
         if type(done) is int:
             explain_row(dict(zip(given, ready, strict=True)), done, rows)
         if len(outputs) > 1:
             return tuple(array.reshape(shape) for array, shape in zip(done, shapes, strict=True))
-        return (done[0] if flat else done).reshape(shapes[0])
+        return done.reshape(shapes[0])
 
     dtype = np.dtype(np.int64) if KINDS[kernel][outputs[0]] == "OUT_INDEX" else anchor.dtype
     return into_each(out, shapes, dtype, ready, run) if len(outputs) > 1 else into(out, shapes[0], dtype, ready, run)
@@ -414,7 +413,7 @@ def at_home(value: Any) -> Callable[[Any], Any]:
     def convert(result: Any) -> Any:
         if isinstance(result, tuple):
             return tuple(map(convert, result))
-        return space.from_dlpack(result) if isinstance(result, np.ndarray) else result
+        return space.from_dlpack(np.asarray(result)) if isinstance(result, (np.ndarray, np.generic)) else result
 
     return convert
 
