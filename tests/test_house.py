@@ -33,7 +33,7 @@ FLOORS = {
     "reference": set(),
     "testing": {"", "_core", "reference"},
     "nets": {"_core"},
-    "envs": {"envs", "steps"},
+    "envs": {"_numba", "envs", "steps"},
     "train": {"", "_core", "natural", "policy", "returns", "nets", "envs", "train"},
     "adapters": {"", "adapters", "envs", "train"},
     "cli": {"", "_core", "adapters", "train", "envs", "nets", "testing"},

@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
+from fastpg import _numba as _numba  # the light way to import Numba
 from fastpg.envs import lane_seeds
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from fastpg.envs.streams import seed_streams
