@@ -34,7 +34,7 @@ FLOORS = {
     "testing": {"", "_core", "reference"},
     "nets": {"_core"},
     "envs": {"_numba", "envs", "steps"},
-    "train": {"", "_core", "natural", "policy", "returns", "nets", "envs", "train"},
+    "train": {"", "_core", "_numba", "natural", "policy", "returns", "nets", "envs", "train"},
     "adapters": {"", "adapters", "envs", "train"},
     "cli": {"", "_core", "adapters", "train", "envs", "nets", "testing"},
     "__main__": {"cli"},
