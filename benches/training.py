@@ -205,7 +205,10 @@ def time_cheetah(lanes, updates):
 
 def sb3_cheetah(lanes, updates, env):
     import stable_baselines3 as sb3
+    import torch
     from stable_baselines3.common.vec_env import VecNormalize
+
+    torch.set_num_threads(1)  # with which it is fastest at these sizes
 
     options = CHEETAH | {"n_steps": BATCH // lanes, "device": "cpu", "policy_kwargs": {"log_std_init": -0.5}}
     names = ("learning_rate", "lr"), ("gae_lambda", "lambda_"), ("clip_range", "clip"), ("n_epochs", "epochs")
