@@ -1,9 +1,10 @@
-"""Steps a second of PPO on CartPole-v1 at equal settings: fastpg, a PureJaxRL-style PPO in JAX, Stable-Baselines3. Run by hand:
+"""Steps a second of PPO at equal settings. Run by hand:
 
-    python benches/training.py [--lanes 64 4] [--seconds 5]
+    python benches/training.py [--lanes 64 4] [--seconds 5]     # CartPole-v1: fastpg, a PureJaxRL-style PPO in JAX, Stable-Baselines3
+    python benches/training.py --cheetah [--lanes 64] [...]     # HalfCheetah-v4: fastpg in EnvPool, SB3 in Gymnasium's and in EnvPool
 
-128 steps a lane, 4 epochs of 4 minibatches, policy and value of 64-64 tanh units. Compilation is not counted. Peers that are not
-installed are left out.
+Policy and value of 64-64 tanh units. CartPole: 128 steps a lane, 4 epochs of 4 minibatches. HalfCheetah: 2,048 steps of all lanes, 10
+epochs of minibatches of 512, observations and rewards normalised. Compilation is not counted. Peers that are not installed are left out.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 import numpy as np
 
 import fastpg
+from fastpg.adapters import make_env
 from fastpg.envs import make
 from fastpg.train import ppo
 
@@ -183,26 +185,120 @@ def time_sb3(lanes, updates):
     return time.perf_counter() - start
 
 
+CHEETAH = {"lr": 1e-3, "gamma": 0.99, "lambda_": 0.95, "clip": 0.2, "epochs": 10, "minibatch": 512, "max_norm": 0.5}
+BATCH = 2048
+
+
+def time_cheetah(lanes, updates):
+    """Seconds that so many updates on HalfCheetah-v4 take, its lanes in EnvPool."""
+    constant = {"lr_schedule": "constant", "clip_schedule": "constant"}
+    config = ppo.Config(
+        **{**CHEETAH, **constant, "value_lr": CHEETAH["lr"], "log_std": -0.5},
+        **{"lanes": lanes, "rows": BATCH // lanes, "steps": BATCH * updates},
+        **{"normalise_observation": True, "normalise_reward": True},
+    )
+    env = make_env("envpool:HalfCheetah-v4", lanes)
+    start = time.perf_counter()
+    ppo.train(config, env)
+    return time.perf_counter() - start
+
+
+def sb3_cheetah(lanes, updates, env):
+    import stable_baselines3 as sb3
+    import torch
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    torch.set_num_threads(1)  # with which it is fastest at these sizes
+
+    options = CHEETAH | {"n_steps": BATCH // lanes, "device": "cpu", "policy_kwargs": {"log_std_init": -0.5}}
+    names = ("learning_rate", "lr"), ("gae_lambda", "lambda_"), ("clip_range", "clip"), ("n_epochs", "epochs")
+    for theirs, ours in (*names, ("batch_size", "minibatch"), ("max_grad_norm", "max_norm")):
+        options[theirs] = options.pop(ours)
+    model = sb3.PPO("MlpPolicy", VecNormalize(env, gamma=CHEETAH["gamma"]), **options)
+    start = time.perf_counter()
+    model.learn(BATCH * updates)
+    return time.perf_counter() - start
+
+
+def time_sb3_cheetah(lanes, updates):
+    """Stable-Baselines3 with Gymnasium's environments in this process, as its users run it."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    return sb3_cheetah(lanes, updates, make_vec_env("HalfCheetah-v4", lanes))
+
+
+def time_sb3_envpool(lanes, updates):
+    """Stable-Baselines3 with the same lanes in EnvPool that fastpg has."""
+    from gymnasium import spaces
+    from stable_baselines3.common.vec_env import VecEnv
+
+    class Lanes(VecEnv):
+        def __init__(self):
+            self.inner = make_env("envpool:HalfCheetah-v4", lanes)
+            low, high = np.array([self.inner.action_space.low, self.inner.action_space.high], np.float32)
+            seen = spaces.Box(-np.inf, np.inf, (self.inner.observation_size,), np.float32)
+            super().__init__(lanes, seen, spaces.Box(low, high))
+
+        def reset(self):
+            return self.inner.reset()[0]
+
+        def step_async(self, actions):
+            self.action = actions
+
+        def step_wait(self):
+            observation, reward, terminated, truncated, info = self.inner.step(self.action)
+            ended = terminated | truncated
+            told = [{} for _ in range(lanes)]
+            for n in np.flatnonzero(ended):
+                told[n] = {"terminal_observation": info["final_obs"][n], "TimeLimit.truncated": not terminated[n]}
+            return observation, reward, ended, told
+
+        def close(self):
+            self.inner.close()
+
+        def env_is_wrapped(self, wrapper_class, indices=None):
+            return [False] * lanes
+
+        def get_attr(self, attr_name, indices=None):
+            return [None] * lanes
+
+        def set_attr(self, attr_name, value, indices=None):
+            raise NotImplementedError
+
+        def env_method(self, method_name, *args, indices=None, **kwargs):
+            raise NotImplementedError
+
+    return sb3_cheetah(lanes, updates, Lanes())
+
+
 LIBRARIES = {"fastpg": ("fastpg", time_fastpg), "JAX": ("jax", time_jax), "SB3": ("stable_baselines3", time_sb3)}
+ON_CHEETAH = {
+    "fastpg": ("envpool", time_cheetah),
+    "SB3": ("mujoco", time_sb3_cheetah),
+    "SB3 in EnvPool": ("stable_baselines3", time_sb3_envpool),
+}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lanes", type=int, nargs="+", default=[64, 4])
+    parser.add_argument("--cheetah", action="store_true", help="HalfCheetah-v4 in the place of CartPole-v1")
+    parser.add_argument("--lanes", type=int, nargs="+", help="64 and 4; 64 of HalfCheetah")
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="about how long each library is timed, each of three times"
     )
     arguments = parser.parse_args()
-    print(
-        f"fastpg {fastpg.__version__}, PPO, CartPole-v1, {T} steps a lane, {EPOCHS} epochs, {MINIBATCHES} minibatches"
-    )
-    for lanes in arguments.lanes:
-        rates = {}
-        for name, (module, run) in LIBRARIES.items():
+    cheetah = arguments.cheetah
+    what = f"CartPole-v1, {T} steps a lane, {EPOCHS} epochs, {MINIBATCHES} minibatches"
+    if cheetah:
+        what = f"HalfCheetah-v4, {BATCH} steps, {CHEETAH['epochs']} epochs, minibatches of {CHEETAH['minibatch']}"
+    print(f"fastpg {fastpg.__version__}, PPO, {what}")
+    for lanes in arguments.lanes or ([64] if cheetah else [64, 4]):
+        rates, steps = {}, BATCH if cheetah else lanes * T
+        for name, (module, run) in (ON_CHEETAH if cheetah else LIBRARIES).items():
             if importlib.util.find_spec(module) is None:
                 continue
             updates = max(2, round(2 * arguments.seconds / run(lanes, 2)))
-            rates[name] = lanes * T * updates / sorted(run(lanes, updates) for _ in range(3))[1]
+            rates[name] = steps * updates / sorted(run(lanes, updates) for _ in range(3))[1]
             ratio = f", fastpg is {rates['fastpg'] / rates[name]:.2f} x that" if name != "fastpg" else ""
             print(f"{lanes:3d} lanes   {name:6s} {rates[name]:9,.0f} steps/s{ratio}", flush=True)
 

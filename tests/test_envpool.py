@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fastpg
 from fastpg import adapters
 from fastpg.adapters.gymnasium import make
 from fastpg.envs.spaces import Box, Discrete
@@ -113,6 +114,17 @@ def test_name_spaces_and_threshold_are_known_before_a_pool_is_made():
     env.close()
     with pytest.raises(RuntimeError, match="before reset"):
         env.step(np.zeros((2, 6), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "lanes", "options", "threads"),
+    [(1, 4, {}, 1), (3, 4, {}, 3), (3, 2, {}, 2), (1, 4, {"num_threads": 2}, 2)],
+)
+def test_a_pool_has_the_threads_that_fastpg_may_use(allowed, lanes, options, threads):
+    with fastpg.set_threads(allowed):
+        env = adapters.make_env("envpool:CartPole-v1", lanes, **options)
+    env.reset(seed=0)
+    assert env._pool.config["num_threads"] == threads
 
 
 def test_an_atari_game_shows_its_memory():

@@ -35,7 +35,7 @@ FLOORS = {
     "nets": {"_core"},
     "envs": {"_numba", "envs", "steps"},
     "train": {"", "_core", "_numba", "natural", "policy", "returns", "nets", "envs", "train"},
-    "adapters": {"", "adapters", "envs", "train"},
+    "adapters": {"", "_core", "adapters", "envs", "train"},
     "cli": {"", "_core", "adapters", "train", "envs", "nets", "testing"},
     "__main__": {"cli"},
     "": {

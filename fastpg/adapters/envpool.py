@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastpg import _core
 from fastpg.adapters import require
 from fastpg.adapters.gymnasium import Adapter
 from fastpg.envs import lane_seeds
@@ -26,6 +27,9 @@ Array = NDArray[Any]
 
 class EnvPool(Adapter):
     """`lanes` environments of EnvPool's that name; kwargs go to envpool.make_gymnasium.
+
+    The pool has as many threads as fastpg may use (fastpg.set_threads), unless num_threads says otherwise: EnvPool itself takes
+    every core, which seeds that train side by side, one core each, would fight for.
 
     reset(seed=...) makes the pool anew, since EnvPool takes its seed when it is made; without a seed the episodes go on
     from where the random numbers are. EnvPool calls an episode that ends at max_episode_steps truncated, even if the
@@ -44,6 +48,7 @@ class EnvPool(Adapter):
             raise ValueError(f"env is 'envpool:{name}', which EnvPool does not have{hint}")
         if bad := {"batch_size", "num_envs", "seed"} & set(kwargs):
             raise ValueError(f"envpool:{name} takes no {', '.join(sorted(bad))}: lanes and reset(seed=...) say that")
+        kwargs = {"num_threads": min(lanes, _core.threads()), **kwargs}
         spec = library.make_spec(game, num_envs=lanes, **kwargs)
         observation, threshold = spec.gymnasium_observation_space, getattr(spec.config, "reward_threshold", None)
         if ram := game != name:
