@@ -374,7 +374,9 @@ def _codes(group: Any, m: int) -> tuple[Array, int]:
             )
         return np.repeat(np.arange(m // size), size), m // size
     if isinstance(group, np.ma.MaskedArray):
-        raise TypeError("group is a masked array; a plain array is wanted, group.filled(...) says what stands in the gaps")
+        raise TypeError(
+            "group is a masked array; a plain array is wanted, group.filled(...) says what stands in the gaps"
+        )
     keys = group if isinstance(group, (list, tuple)) else np.asarray(group)
     if isinstance(keys, np.ndarray) and keys.ndim == 0:
         raise TypeError(

@@ -341,9 +341,9 @@ def rollout_correction(
         raise TypeError(f"rollout_log_prob is None; an array shaped like log_prob {b.shape} is wanted")
     if kind == "opsm" and (advantage is None or high is None):
         raise TypeError(f"{'advantage' if advantage is None else 'high'} is None; opsm needs it")
-    for name, value, kinds in (("low", low, ("is", "opsm")), ("high", high, ("is",))):
-        if value is not None and kind in kinds:
-            raise TypeError(f"{name} is {value!r}, but {kind} has no such bound; None is wanted")
+    for name, limit, without in (("low", low, ("is", "opsm")), ("high", high, ("is",))):
+        if limit is not None and kind in without:
+            raise TypeError(f"{name} is {limit!r}, but {kind} has no such bound; None is wanted")
     least = -np.inf if low is None else _number("low", low)
     most = np.inf if high is None else _number("high", high)
     if least > most:

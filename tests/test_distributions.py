@@ -76,7 +76,10 @@ def test_the_entropy_of_a_gaussian_grows_with_each_log_std_alike(dimensions, rng
     mean, weight = rng.standard_normal((M, dimensions)), rng.standard_normal(M)
     each = np.tile(weight[:, None], dimensions)
     out = (np.full(mean.shape, np.nan), np.full(mean.shape, np.nan))
-    for by_mean, by_log_std in (gaussian.entropy_grad(mean, mean, weight), gaussian.entropy_grad(mean, mean, weight, out=out)):
+    for by_mean, by_log_std in (
+        gaussian.entropy_grad(mean, mean, weight),
+        gaussian.entropy_grad(mean, mean, weight, out=out),
+    ):
         np.testing.assert_array_equal(by_mean, 0)
         np.testing.assert_array_equal(by_log_std, each)
 

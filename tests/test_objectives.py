@@ -604,7 +604,11 @@ def test_bad_offsets_are_refused(offsets):
         (("opsm", [0.0], [0.0]), {"high": 0.1}, "advantage is None"),
         (("is", [0.0], None), {}, "rollout_log_prob is None"),
         (("is", [0.0], [0.0]), {"high": 2.0}, "high is 2.0, but is has no such bound"),
-        (("opsm", [0.0], [0.0]), {"low": 0.0, "high": 1.0, "advantage": [1.0]}, "low is 0.0, but opsm has no such bound"),
+        (
+            ("opsm", [0.0], [0.0]),
+            {"low": 0.0, "high": 1.0, "advantage": [1.0]},
+            "low is 0.0, but opsm has no such bound",
+        ),
         (("tis", [0.0], [0.0]), {"low": 2.0, "high": 1.0}, "low is 2.0 and high is 1.0; low at most high"),
         (("tis", [0.0], [0.0]), {"advantage": [1.0, 1.0]}, r"advantage has shape \(2,\)"),
     ],
