@@ -299,7 +299,7 @@ def optimal_token_baseline(
     1 - 2 pi + sum pi^2 is the squared norm of the score with respect to the logits, so W is what the path so far adds to the variance.
     B[t] = 0 where all W are 0. Li et al. 2026, arXiv:2602.07078
 
-    log_prob: log pi of each token, as sampled; sum_squares: sum_v pi_v^2 at it, from `fastpg.token_log_prob`; ratio: importance weights.
+    log_prob: log pi of each token, as sampled; sum_squares: sum_v pi_v^2 over the vocabulary at it; ratio: importance weights.
     align: "column" compares tokens at the same place, gaps counted; "token" the n-th tokens, whatever lies between (several turns).
     tail: "lone" sets B = 0 where no other sequence of the group has a token; "longest" from the second longest's number of tokens on, in
         the one longest; "own" nowhere, so that a lone token is its own baseline.

@@ -10,9 +10,9 @@ Masked slots. Nothing in them is read: garbage, NaN or inf there changes no bit 
 slot surfaces: in the loss, and in the gradient of that token, or of its sequence where the loss reads the sequence. A batch without a
 single token has loss 0, gradient 0 and every statistic 0; a sequence without tokens adds nothing and counts in no mean.
 
-Sums run in double whatever comes in, and no result depends on the number of threads. CPU tensors of PyTorch and arrays of JAX are read
-through DLPack and answered in kind. Every function raises TypeError for a wrong dtype or an option that a kind does not take, and
-ValueError for a wrong shape or range, naming the argument.
+Sums run in the dtype that came over at most 2,048 tokens at a time, and in double over what these give. No result depends on the number
+of threads. CPU tensors of PyTorch and arrays of JAX are read through DLPack and answered in kind. Every function raises TypeError for
+a wrong dtype or an option that a kind does not take, and ValueError for a wrong shape or range, naming the argument.
 """
 
 from __future__ import annotations
@@ -341,9 +341,9 @@ def rollout_correction(
         raise TypeError(f"rollout_log_prob is None; an array shaped like log_prob {b.shape} is wanted")
     if kind == "opsm" and (advantage is None or high is None):
         raise TypeError(f"{'advantage' if advantage is None else 'high'} is None; opsm needs it")
-    for side, given, without in (("low", low, ("is", "opsm")), ("high", high, ("is",))):
-        if given is not None and kind in without:
-            raise TypeError(f"{side} is {given!r}, but {kind} has no such bound; None is wanted")
+    for name, limit, without in (("low", low, ("is", "opsm")), ("high", high, ("is",))):
+        if limit is not None and kind in without:
+            raise TypeError(f"{name} is {limit!r}, but {kind} has no such bound; None is wanted")
     least = -np.inf if low is None else _number("low", low)
     most = np.inf if high is None else _number("high", high)
     if least > most:

@@ -133,7 +133,7 @@ class Preset:
     def whiten(self, advantage: ArrayLike, mask: ArrayLike | None = None) -> Array:
         """(A - mean) / (std + eps) over the unmasked items, 0 elsewhere; A as it is where the library does not whiten.
 
-        Fewer items than ddof + 1 have no deviation and come back as they are, less nothing.
+        Equal items give 0 exactly. Fewer than ddof + 1 have no deviation and come back as they are.
 
         >>> PRESETS["spinningup"].whiten([1.0, 3.0])
         array([-1.,  1.])
@@ -144,7 +144,9 @@ class Preset:
             return advantage  # type: ignore[return-value]
         some = a[keep].astype(np.float64)
         result = np.zeros_like(a)
-        result[keep] = (some - some.mean()) / (some.std(ddof=self.whiten_ddof) + self.whiten_eps)
+        with np.errstate(invalid="ignore"):
+            some -= some[0]  # exact between equals
+            result[keep] = (some - some.mean()) / (some.std(ddof=self.whiten_ddof) + self.whiten_eps or 1.0)
         return at_home(advantage)(result)  # type: ignore[no-any-return]
 
     def _denominator(self, x: Array, mask: Array | None, offsets: Any, max_length: float | None) -> float | None:

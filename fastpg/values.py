@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_flags, as_floats, at_home, same_shape
+from fastpg._check import as_flags, as_floats, at_home, into, same_shape
 from fastpg._tokens import Tokens
 
 __all__ = ["explained_variance", "value_loss"]
@@ -32,6 +32,7 @@ def value_loss(
     offsets: ArrayLike | None = None,
     aggregate: str = "token_mean",
     denominator: float | None = None,
+    out: Array | None = None,
 ) -> tuple[float, Array]:
     """The loss of predicting `target` by `value`, and its gradient with respect to value.
 
@@ -47,7 +48,7 @@ def value_loss(
 
     aggregate: "token_mean" over what is unmasked, "token_sum"; or the mean over sequences (rows of (B, T), pieces of packed offsets) of
     "seq_mean_token_sum" or "seq_mean_token_mean". denominator: what stands for the number of tokens, of sequences, or for 1, in a batch
-    that is one of many: the losses and gradients of the parts then sum to those of the whole.
+    that is one of many: the losses and gradients of the parts then sum to those of the whole. out: takes the gradient.
 
     value, target, old_value and mask of one shape, float32 or float64 and bool; any shape with token_mean and token_sum. Sums are float64.
     Masked places are never read and have gradient 0; a NaN elsewhere surfaces. Nothing unmasked: loss 0.0.
@@ -75,28 +76,48 @@ def value_loss(
     if old_value is not None:
         bound = _above("clip", clip)
         arrays.append(same_shape("old_value", as_floats("old_value", old_value, like=("value", v)), "value", v))
-    share, valid = _shares(v, mask, offsets, aggregate, denominator)
-    arrays = [array.reshape(-1) for array in arrays]
-    total, grad = 0.0, np.empty(v.size, v.dtype)
-    for start in range(0, v.size, BLOCK):
-        part = slice(start, start + BLOCK)
-        # Masked places are 0 rather than left out: that costs less than to gather what is between them.
-        x, goal, *old = (
-            (array[part] if valid is None else np.where(valid[part], array[part], 0)).astype(np.float64)
-            for array in arrays
-        )
-        with np.errstate(all="ignore"):
-            loss, slope = _loss(x - goal, factor, delta)
-            if old:
-                moved = x - old[0]
-                clipped, _ = _loss(old[0] + np.clip(moved, -bound, bound) - goal, factor, delta)
-                # Written so that a NaN in old_value counts as clipped, and 0 * clipped shows it in the gradient, too.
-                binds = ~(np.abs(moved) <= bound) & (~(clipped <= loss) | (clip_kind == "only"))
-                loss, slope = np.where(binds, clipped, loss), np.where(binds, 0 * clipped, slope)
-            each = share[part] if isinstance(share, np.ndarray) else share
-            total += float(np.sum(loss * each))
-            np.multiply(slope, each, out=grad[part], casting="same_kind")
-    return total, at_home(value)(grad.reshape(v.shape))
+    share, keep = _shares(v, mask, offsets, aggregate, denominator)
+    flat = [array.reshape(-1) for array in arrays]
+    sums = []
+
+    def run(target: Array | None) -> Array:
+        grad = np.empty(v.size, v.dtype) if target is None else target.reshape(-1)
+        for start in range(0, v.size, BLOCK):
+            part = slice(start, start + BLOCK)
+            here = None if keep is None else keep[part]
+            with np.errstate(all="ignore"):
+                if delta == np.inf and len(flat) == 2 and not isinstance(share, np.ndarray):
+                    e = flat[0][part].astype(np.float64)
+                    e -= flat[1][part]
+                    _blank(e, here)
+                    sums.append(factor * share * float(np.einsum("i,i->", e, e)))
+                    if factor != 0.5:
+                        e *= 2 * factor
+                    np.multiply(e, share, out=grad[part], casting="same_kind")
+                    continue
+                x, goal, *old = (_blank(array[part].astype(np.float64), here) for array in flat)
+                loss, slope = _loss(x - goal, factor, delta)
+                if old:
+                    moved = x - old[0]
+                    clipped, _ = _loss(old[0] + np.clip(moved, -bound, bound) - goal, factor, delta)
+                    # Written so that a NaN in old_value counts as clipped, and 0 * clipped shows it in the gradient, too.
+                    binds = ~(np.abs(moved) <= bound) & (~(clipped <= loss) | (clip_kind == "only"))
+                    loss, slope = np.where(binds, clipped, loss), np.where(binds, 0 * clipped, slope)
+                each = share[part] if isinstance(share, np.ndarray) else share
+                sums.append(float(np.sum(loss * each)))
+                np.multiply(slope, each, out=grad[part], casting="same_kind")
+        return grad.reshape(v.shape)
+
+    grad = at_home(value)(into(out, v.shape, v.dtype, arrays, run))
+    return sum(sums, 0.0), grad
+
+
+def _blank(x: Array, keep: Array | None) -> Array:
+    """x with 0 at masked places: by its bits, which takes no branch, and whatever stands there."""
+    if keep is not None:
+        bits = x.view(np.int64)
+        bits &= keep
+    return x
 
 
 def _loss(e: Array, factor: float, delta: float) -> tuple[Array, Array]:
@@ -109,22 +130,22 @@ def _loss(e: Array, factor: float, delta: float) -> tuple[Array, Array]:
 
 
 def _shares(v: Array, mask: Any, offsets: Any, aggregate: str, denominator: Any) -> tuple[Any, Array | None]:
-    """What each place counts in the loss, one number for all or one each, and where is something to count; None: everywhere."""
-    valid = None
+    """What each place counts in the loss, one number for all or one each, and -1 where something counts, else 0; None: everywhere."""
+    keep = None
     if mask is not None:
         valid = same_shape("mask", as_flags("mask", mask), "value", v)
-        valid = None if valid.all() else valid.reshape(-1)
+        keep = None if valid.all() else -valid.reshape(-1).astype(np.int8)
     if denominator is not None:
         denominator = _above("denominator", denominator)
     if aggregate in ("token_mean", "token_sum"):
         if offsets is not None:
             Tokens("value", v.shape, mask, offsets)  # refuses what does not fit
-        items = v.size if valid is None else int(np.count_nonzero(valid))
-        return 1 / (denominator or (items if aggregate == "token_mean" else 1) or 1), valid
+        items = v.size if keep is None else int(np.count_nonzero(keep))
+        return 1 / (denominator or (items if aggregate == "token_mean" else 1) or 1), keep
     tokens = Tokens("value", v.shape, mask, offsets)
     sequences = denominator or np.count_nonzero(tokens.length) or 1
     each = 1 / np.maximum(tokens.length, 1) if aggregate == "seq_mean_token_mean" else np.ones(len(tokens.length))
-    return tokens.spread(np.repeat(each / sequences, tokens.length), np.float64).reshape(-1), valid
+    return tokens.spread(np.repeat(each / sequences, tokens.length), np.float64).reshape(-1), keep
 
 
 def explained_variance(value: ArrayLike, target: ArrayLike, *, mask: ArrayLike | None = None) -> float:

@@ -71,6 +71,19 @@ def test_gaussian_gradients_are_those_of_finite_differences(policy, shared, dime
     check_gradients(lambda m, s: policy.kl(*p, m, s), lambda m, s: policy.kl_grad(*p, m, s, w, wrt="other"), q, w)
 
 
+@pytest.mark.parametrize("dimensions", [1, 7, 8, 18])
+def test_the_entropy_of_a_gaussian_grows_with_each_log_std_alike(dimensions, rng):
+    mean, weight = rng.standard_normal((M, dimensions)), rng.standard_normal(M)
+    each = np.tile(weight[:, None], dimensions)
+    out = (np.full(mean.shape, np.nan), np.full(mean.shape, np.nan))
+    for by_mean, by_log_std in (
+        gaussian.entropy_grad(mean, mean, weight),
+        gaussian.entropy_grad(mean, mean, weight, out=out),
+    ):
+        np.testing.assert_array_equal(by_mean, 0)
+        np.testing.assert_array_equal(by_log_std, each)
+
+
 def test_one_log_std_may_be_shared_and_the_other_not(rng):
     mean, other_mean = draw(rng, "mean"), draw(rng, "mean")
     full, shared, w = draw(rng, "log_std"), draw(rng, "log_std", (D,)), draw(rng, "weight")

@@ -84,7 +84,8 @@ def test_every_loss_equals_the_specification_in_every_layout(isa, kind):
                     where = (layout, dtype, aggregate, list(more))
                     # Four times the worst measured. A loss is a sum of terms of both signs: what is lost is in units of their size.
                     size = np.abs(wanted_grad.astype(float)).sum() + abs(wanted)
-                    amplified = 32 if kind == "vespo" else 1  # exp(lambda W), W in the tens
+                    # The weight of VESPO makes |k - lambda W| errors, W in the tens, of the one of log W, a sum of rounded differences.
+                    amplified = 32 if kind == "vespo" else 1
                     assert abs(loss - wanted) <= 16 * amplified * eps * size, where
                     assert np.abs(grad - wanted_grad).max() <= 16 * amplified * eps * np.abs(wanted_grad).max(), where
                     assert grad.dtype == dtype and grad.shape == shape

@@ -152,6 +152,9 @@ def grpo_trainer():
 def test_trl_losses(grpo_trainer, name, beta):
     preset, (kind, level) = PRESETS[name], TRL_LOSSES[name]
     x, old, a, mask = batch(6)
+    old[1:4, 0] = x[1:4, 0] + (-200, 200, -2)  # beyond every clip: ratios of e^200, e^-200 and e^2
+    mask[1:4, 0] = True
+    mask[4] = False
     a, ref = a[:, 0], x + 0.3 * a
     leaf = torch.tensor(x, requires_grad=True)
     accelerator = SimpleNamespace(num_processes=1, gather=lambda v: v, reduce=lambda v, reduction: v)
@@ -162,7 +165,7 @@ def test_trl_losses(grpo_trainer, name, beta):
     trainer = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (leaf, leaf.detach(), None), args=args, accelerator=accelerator,
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level=level, beta=beta,
-        loss_type=kind, epsilon_low=0.2, epsilon_high=4.0 if kind == "cispo" else 0.2, use_vllm=False,
+        loss_type=kind, epsilon_low=0.2, epsilon_high=5.0 if kind == "cispo" else 0.2, use_vllm=False,
         vllm_importance_sampling_correction=False, model=SimpleNamespace(training=True), current_gradient_accumulation_steps=1,
         max_completion_length=SHAPE[1], _entropy_bonus_enabled=False, _metrics=defaultdict(lambda: defaultdict(list)),
         get_gamma_weights=grpo_trainer.get_gamma_weights,

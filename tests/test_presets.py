@@ -333,3 +333,10 @@ def test_compare_presets_ends_at_the_loss_of_the_second(capsys):
 def test_the_table_in_the_docs_is_that_of_the_dataclasses():
     docs = Path(__file__).parents[1] / "docs"
     assert (docs / "presets.md").read_text() == runpy.run_path(str(docs / "presets.py"))["text"]()
+
+
+@pytest.mark.parametrize("name", ["sb3", "cleanrl", "spinningup"])
+@pytest.mark.parametrize("value", [0.7, 1000.1])
+def test_equal_advantages_are_whitened_to_exactly_zero(name, value):
+    np.testing.assert_array_equal(PRESETS[name].whiten(np.full(15, value)), np.zeros(15))
+    assert np.isnan(PRESETS[name].whiten(np.array([value, np.nan, 1.0]))).all()

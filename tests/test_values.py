@@ -158,6 +158,20 @@ def test_padding_changes_nothing(rng):
         np.testing.assert_array_equal(padded_grad[:3, :4], grad)
 
 
+@pytest.mark.parametrize("form", [{}, {"kind": "huber"}, {"clip": 0.1}, {"aggregate": "seq_mean_token_mean"}])
+def test_out_takes_the_gradient_of_the_values_even_over_the_values_themselves(form, rng):
+    value, target, old = batch(rng)
+    keywords = dict(form, mask=rng.random(value.shape) < 0.5, old_value=old if "clip" in form else None)
+    loss, wanted = value_loss(value, target, **keywords)
+    for out in (np.full(value.shape, np.nan), np.full((*value.shape, 2), np.nan)[..., 0], value.copy()):
+        first = out if out[0, 0] == value[0, 0] else value
+        got, grad = value_loss(first, target, **keywords, out=out)
+        assert got == loss and grad is out
+        np.testing.assert_array_equal(out, wanted)
+    with pytest.raises(ValueError, match="out has shape"):
+        value_loss(value, target, out=np.zeros(3))
+
+
 def test_huber_with_a_large_delta_is_squared_and_with_a_small_one_absolute(rng):
     value, target, old = batch(rng)
     for keywords in ({}, {"old_value": old, "clip": 0.1}):
@@ -165,7 +179,7 @@ def test_huber_with_a_large_delta_is_squared_and_with_a_small_one_absolute(rng):
             value_loss(value, target, **keywords),
             value_loss(value, target, kind="huber", delta=1e6, **keywords),
         )
-        assert squared[0] == huber[0]
+        assert squared[0] == pytest.approx(huber[0], rel=1e-14)
         np.testing.assert_array_equal(squared[1], huber[1])
     loss, grad = value_loss(value, target, kind="huber", delta=1e-9)
     np.testing.assert_allclose(loss, 1e-9 * np.abs(value - target).mean(), rtol=1e-7)

@@ -95,13 +95,16 @@ def entropy_grad(
 
     def run(by_mean: Any, by_log_std: Any = None) -> tuple[Array, Array]:
         if by_mean is None:
-            by_mean, by_log_std = np.empty(m.shape, m.dtype), np.empty(shape, m.dtype)
-        by_mean[...] = 0
-        if s.ndim > 1:
+            by_mean, by_log_std = np.zeros(m.shape, m.dtype), np.empty(shape, m.dtype)
+        else:
+            by_mean[...] = 0
+        if s.ndim == 1:
+            by_log_std[...] = w.sum()
+        elif m.shape[-1] < 8:
             for d in range(m.shape[-1]):  # NumPy's loop over a short last axis costs more
                 by_log_std[..., d] = w
         else:
-            by_log_std[...] = w.sum()
+            by_log_std[...] = w[..., None]
         return by_mean, by_log_std
 
     return home(into_each(out, [m.shape, shape], m.dtype, [m, s, w], run))  # type: ignore[no-any-return]
