@@ -41,7 +41,7 @@ def _light_arrays() -> None:
 
     They look only whether it is there, and it is: SciPy is a requirement of fastpg. Functions that call it look again.
     """
-    look = getattr(linalg, "ensure_blas", None)
+    look: Any = getattr(linalg, "ensure_blas", None)
     if look is None:  # it is not public
         return
     linalg.ensure_blas = lambda: None

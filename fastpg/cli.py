@@ -206,9 +206,7 @@ def _numbers(text: str) -> list[int]:
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(
-            f"--seeds is {text!r}; wanted two numbers START:STOP, STOP left out, or different ones N,N,..."
-        )
+        raise ValueError(f"--seeds is {text!r}; wanted START:STOP, as 0:10 for 0 to 9, or different numbers N,N,...")
     return seeds
 
 
@@ -325,6 +323,7 @@ def plot(args: Plot) -> None:
 
 def export(args: Export) -> None:
     """fastpg export"""
+    from fastpg.train import checkpoint
     from fastpg.train.export import policy_arrays
     from fastpg.train.run import load
 
@@ -332,14 +331,15 @@ def export(args: Export) -> None:
         raise ValueError("nothing to write; wanted --onnx FILE or --npz FILE")
     agent, _ = load(args.run)
     if args.npz is not None:
-        with open(args.npz, "wb") as file:
-            np.savez(file, **policy_arrays(agent))  # type: ignore[arg-type]
+        checkpoint.replace(args.npz, lambda file: np.savez(file, **policy_arrays(agent)))  # type: ignore[arg-type]
     if args.onnx is not None:
         import_module("fastpg.adapters.onnx").export(policy_arrays(agent), args.onnx)
 
 
 def bench(args: Bench) -> None:
     """fastpg bench"""
+    if args.json is not None and not args.json.parent.is_dir():  # say so now, not after minutes
+        raise ValueError(f"--json is {args.json}, but there is no folder {args.json.parent}")
     testing = import_module("fastpg.testing")
     print(testing.bench(None if args.json is None else str(args.json)))
 
@@ -439,6 +439,8 @@ def _parse_train(args: Sequence[str]) -> Train:
         config = settings.config_of(about, folder)
         parsed = parse(env=about["env"], algo=about["algo"], save_every=about["save_every"], config=config)
         return replace(parsed, settings=about.get("settings", "none"))
+    if _value(args, "--seeds") and _value(args, "--seed") is not None:
+        raise ValueError("--seeds stands in the place of --seed; leave one of them out")
     page = import_module(f"fastpg.train.{algo or 'ppo'}")
     parsed = parse(config=page.Config())
     used, options = settings.tuned(parsed.env, parsed.algo, parsed.settings)
@@ -448,11 +450,40 @@ def _parse_train(args: Sequence[str]) -> Train:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: fine, 1: the selftest or a seed failed, 2: something the user can mend, 130: interrupted."""
+    """Runs one command. 0: fine, 1: the selftest or a seed failed, 2: something the user can mend, 130: interrupted.
+
+    141 is what a shell calls a program that wrote to a closed pipe: `head`, say, had seen enough.
+    """
     # Numba's imports make half a million objects that stay. To look for garbage among them takes 0.1 s, and 0.3 s more at exit.
     gc.set_threshold(50_000)
     atexit.register(gc.freeze)
-    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"fastpg: warning: {message}", file=sys.stderr)
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+            print(end="", flush=True)  # what goes wrong with it should go wrong here
+            return code
+    except KeyboardInterrupt as stop:
+        print(f"\nfastpg: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except (*USERS, RuntimeError) as error:
+        if sys.flags.dev_mode:  # python -X dev -m fastpg ... shows the traceback
+            raise
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            message = f"{error.filename or 'output'}: {error.strerror}"
+        print(f"fastpg: {' '.join(message.split())}", file=sys.stderr)
+        return 2
+    finally:
+        try:
+            print(end="", flush=True)
+        except OSError:  # told already; Python would flush and complain once more at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print(_help(), file=sys.stdout if args else sys.stderr)
         return 0 if args else 2
@@ -460,20 +491,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastpg {fastpg.__version__}")
         return 0
     if args[0] not in COMMANDS:
-        print(f"fastpg: command is {args[0]!r}; wanted one of {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"fastpg: warning: {message}", file=sys.stderr)
-            parsed = _parse(args[0], args[1:])
-            if isinstance(parsed, Train) and parsed.seeds:
-                return train_seeds(parsed, args[1:])
-            return COMMANDS[args[0]][1](parsed) or 0
-    except KeyboardInterrupt as stop:
-        print(f"\nfastpg: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
-        return 130
-    except (*USERS, RuntimeError) as error:
-        if sys.flags.dev_mode:  # python -X dev -m fastpg ... shows the traceback
-            raise
-        print(f"fastpg: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        raise ValueError(f"command is {args[0]!r}; wanted one of {', '.join(COMMANDS)}")
+    parsed = _parse(args[0], args[1:])
+    if isinstance(parsed, Train) and parsed.seeds:
+        return train_seeds(parsed, args[1:])
+    return COMMANDS[args[0]][1](parsed) or 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -159,15 +160,20 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
             ["train", "CartPole-v1", "--settings", "no.toml"],
             "settings is 'no.toml'; wanted tuned, none, or a TOML file",
         ),
-        (["train", "CartPole-v1", "--seeds", "3:1"], "--seeds is '3:1'; wanted two numbers START:STOP"),
+        (["train", "CartPole-v1", "--seeds", "3:1"], "--seeds is '3:1'; wanted START:STOP, as 0:10 for 0 to 9"),
         (["train", "CartPole-v1", "--seeds", "1,1"], "--seeds is '1,1'"),
+        (["train", "CartPole-v1", "--seeds", "0:3", "--seed", "1"], "leave one of them out"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: it has no config.json"),
         (["plot", "nowhere"], "nowhere is not a run folder"),
         (["plot"], "RUN..."),
         (["export", "nowhere", "--npz", "x.npz"], "no checkpoint at nowhere"),
-        (["eval", "nowhere"], "no checkpoint at nowhere"),
+        (
+            ["eval", "nowhere"],
+            "no checkpoint at nowhere; wanted the folder that fastpg train printed, or a checkpoint.npz",
+        ),
         (["eval", sys.executable], "is not a fastpg checkpoint"),
         (["bench", "--jsn", "x"], "--jsn"),
+        (["bench", "--json", "nowhere/x.json"], "there is no folder nowhere"),
     ],
 )
 def test_a_users_error_is_one_clear_line_and_exit_code_2(args, words, tmp_path):
@@ -318,6 +324,86 @@ def test_a_failing_seed_does_not_stop_the_others_and_the_exit_code_tells(tmp_pat
     assert done.returncode == 1, done.stderr
     assert "seed 1     FAILED  ended with code -9" in done.stdout
     assert "over 2 seeds" in done.stdout and len(list(tmp_path.glob("runs/*/result.json"))) == 2
+
+
+@pytest.mark.parametrize("args", ["--help", "info", "train --help"])
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(args, tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [*COMMAND, *args.split()], stdout=closed, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_full_disk_behind_stdout_is_told(tmp_path):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, "info"], stdout=full, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60)
+    assert (done.returncode, done.stderr) == (2, b"fastpg: output: No space left on device\n")
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color_is_heeded_on_a_terminal(no_color, tmp_path):
+    terminal, other = os.openpty()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON_TYRO")}
+    with subprocess.Popen(
+        [*COMMAND, "info", "--help"], stdout=other, cwd=tmp_path, env=env | {"NO_COLOR": no_color, "TERM": "xterm"}
+    ):
+        os.close(other)
+        told = b""
+        with (
+            open(terminal, "rb", buffering=0) as file,
+            contextlib.suppress(OSError),
+        ):  # EIO once the other end is closed
+            while part := file.read(4096):
+                told += part
+    assert b"usage" in told.lower() and (b"\x1b[" in told) == (not no_color)
+
+
+def test_progress_is_lines_in_a_file_and_a_bar_on_a_terminal(monkeypatch, capsys):
+    bars = import_module("fastpg.adapters.tqdm")
+    monkeypatch.setattr(bars, "EVERY", 0.0)
+    row = {"steps": 1024, "steps_per_second": 2048, "mean_return": None}
+    with bars.progress_bar(2000) as update:
+        update(row)
+        monkeypatch.setattr(bars, "EVERY", 100.0)
+        update({**row, "steps": 1500, "mean_return": 9.0})  # too soon for a line
+        update({**row, "steps": 2048, "mean_return": 9.5})
+    assert capsys.readouterr().err == (
+        "1,024 of 2,000 steps, 2,048 steps/s\n2,048 of 2,000 steps, 2,048 steps/s, mean return 9.5\n"
+    )
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with bars.progress_bar(2000) as update:
+        update({**row, "mean_return": 9.5})
+    err = capsys.readouterr().err
+    assert "\r" in err and "1.02k/2.00k" in err and "mean return 9.5" in err
+
+
+def test_the_result_is_printed_before_the_curve_is_drawn(tmp_path):
+    code = (
+        "import sys, fastpg.adapters.matplotlib as m\n"
+        "def draw(*args, **kwargs): raise OSError(28, 'No space left on device')\n"
+        "m.learning_curve = draw; from fastpg.cli import main; sys.exit(main())"
+    )
+    args = "train fastpg/CartPole-v1 --steps 1000 --hidden 8 --json".split()
+    done = fastpg_(*args, cwd=tmp_path, command=[sys.executable, "-c", code])
+    assert done.returncode == 2 and "No space left on device; make room there" in done.stderr
+    (folder,) = tmp_path.glob("runs/*")
+    assert json.loads(done.stdout) == json.loads((folder / "result.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "how", [["plot", "--out", "x.png"], ["export", "--npz", "x.npz"], ["export", "--onnx", "x.onnx"]]
+)
+def test_a_file_that_cannot_be_written_is_named(how, trained, tmp_path):
+    if "--onnx" in how:
+        pytest.importorskip("onnx")
+    cwd, done = trained
+    command, option, name = how
+    path = tmp_path / "nowhere" / name
+    told = fastpg_(command, json.loads(done.stdout)["run_dir"], option, str(path), cwd=cwd)
+    assert told.returncode == 2 and told.stderr == f"fastpg: {path}: No such file or directory\n"
 
 
 def test_tuned_settings_are_defaults_that_options_override(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,8 @@ def parse(command: type, args: Sequence[str], prog: str, default: Mapping[str, A
     A field of metadata {"positional": True} takes no --name. A field named in `default` has that default: an instance of
     a dataclass becomes options. What is wrong with args is a ValueError of one line; --help prints and exits.
     """
+    if os.environ.get("NO_COLOR"):  # https://no-color.org; tyro has a switch of its own, read when it is imported
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")
     tyro = require("tyro")
     hints = get_type_hints(command)
     hints |= {name: type(value) for name, value in default.items() if dataclasses.is_dataclass(value)}

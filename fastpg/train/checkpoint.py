@@ -26,6 +26,7 @@ __all__ = ["NEWEST", "PREVIOUS", "load", "newest", "read", "replace", "restore",
 Array = NDArray[Any]
 NEWEST, PREVIOUS = "checkpoint.npz", "previous.npz"
 DIGEST = 64
+WANTED = "wanted the folder that fastpg train printed, or a checkpoint.npz"
 
 
 def replace(path: Path, fill: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
@@ -39,6 +40,8 @@ def replace(path: Path, fill: Callable[[BinaryIO], object], keep: Path | None = 
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error  # by its own name
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -56,7 +59,7 @@ def write(path: Path, arrays: Mapping[str, Array], about: dict[str, Any]) -> Non
 def read(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays and `about` of a checkpoint; ValueError where it is damaged or something else."""
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}")
+        raise FileNotFoundError(f"no checkpoint at {path}; {WANTED}")
     content = path.read_bytes()
     if hashlib.sha256(content[:-DIGEST]).hexdigest().encode() != content[-DIGEST:]:
         raise ValueError(f"{path} is not a fastpg checkpoint, or it is damaged: its checksum does not match")
@@ -69,7 +72,7 @@ def newest(folder: Path) -> tuple[Path, dict[str, Array], dict[str, Any]]:
     """Path, arrays and `about` of a run folder's last good checkpoint; a warning names one that is damaged."""
     paths = [path for path in (folder / NEWEST, folder / PREVIOUS) if path.exists()]
     if not paths:
-        raise FileNotFoundError(f"no checkpoint at {folder}")
+        raise FileNotFoundError(f"no checkpoint at {folder}; {WANTED}")
     damage = []
     for path in paths:
         try:

@@ -388,6 +388,8 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; wanted 0 or more")
     if (env.observation_size, env.action_space) != (agent.observation_size, agent.action_space):
         raise ValueError(
             f"{env.id} has observations of {env.observation_size} and {env.action_space}, but the agent was "
