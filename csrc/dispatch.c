@@ -99,6 +99,26 @@ typedef struct {
     void *carry_out;      /* where a part leaves its own, or NULL */
 } fastpg_part;
 
+enum { MOST_NET_PARTS = 64 };
+
+/* A minibatch of PPO, and what its parts leave to one another. Even parts work for the policy, odd ones for the value. */
+enum {
+    PPO_PACK = 1, /* after the step of Adam that is due */
+    PPO_ROWS = 2,
+    PPO_GRAD = 4
+};
+
+typedef struct {
+    const fastpg_ppo *ppo;
+    const int64_t *index;
+    ptrdiff_t rows, parts, share; /* parts: of the rows, for each net */
+    int stages, due;
+    double scale[2]; /* of the gradients of the step that is due */
+    int64_t steps;   /* with it */
+    fastpg_ppo_means sums[MOST_NET_PARTS];
+    double norm[2], extra[MOST_NET_PARTS][FASTPG_PPO_ACTIONS];
+} ppo_job;
+
 typedef ptrdiff_t (*fastpg_runner)(const fastpg_kernel *kernel, const fastpg_operand *operands, ptrdiff_t size0, ptrdiff_t size1,
                                    const fastpg_layout *layout, const fastpg_part *part);
 

@@ -161,19 +161,32 @@ static void F(copy_rows)(const REAL *from, ptrdiff_t from_row, REAL *to, ptrdiff
     }
 }
 
+/* The transpose of what is packed of a layer. */
+static void F(turn)(const F(layer) *l, REAL *packed)
+{
+    REAL *transposed = packed + l->transposed;
+    F(transpose)(packed + l->packed, l->out_line, transposed, l->in_line, l->in, l->out);
+    for (ptrdiff_t j = 0; j < l->out; j++)
+        for (ptrdiff_t i = l->in; i < l->in_line; i++) transposed[j * l->in_line + i] = 0;
+}
+
+/* What forward reads. */
 static void F(net_pack)(const int64_t *shape, const REAL *parameter, REAL *packed)
 {
     const F(net) net = F(net_of)(shape);
     for (int k = 0; k < net.layers; k++) {
         const F(layer) *l = &net.layer[k];
-        const REAL *weight = parameter + l->parameter;
-        F(copy_rows)(weight, l->out, packed + l->packed, l->out_line, l->in + 1, l->out, l->out_line);
-        REAL *transposed = packed + l->transposed;
-        for (ptrdiff_t j = 0; j < l->out; j++) {
-            for (ptrdiff_t i = 0; i < l->in; i++) transposed[j * l->in_line + i] = weight[i * l->out + j];
-            for (ptrdiff_t i = l->in; i < l->in_line; i++) transposed[j * l->in_line + i] = 0;
-        }
+        F(copy_rows)(parameter + l->parameter, l->out, packed + l->packed, l->out_line, l->in + 1, l->out, l->out_line);
+        if (l->narrow) F(turn)(l, packed);
     }
+}
+
+/* And what backward reads besides, from a layer on: the first is for the gradient of x alone. */
+static void F(net_turn)(const int64_t *shape, int from, REAL *packed)
+{
+    const F(net) net = F(net_of)(shape);
+    for (int k = from; k < net.layers; k++)
+        if (!net.layer[k].narrow) F(turn)(&net.layer[k], packed);
 }
 
 static void F(net_forward)(const int64_t *shape, const REAL *packed, const REAL *x, ptrdiff_t rows, ptrdiff_t from, ptrdiff_t to, REAL *hidden, REAL *y)
@@ -279,24 +292,35 @@ static void F(adam)(ptrdiff_t n, const REAL *restrict grad, double scale, double
         parameter[i] -= step * m[i] / (SQUARE_ROOT(v[i] * up) + small);
     }
 }
-/* log_prob, entropy and both gradients of a tile of PPO_TILE rows, rows last: by logits, or by means. */
-static void F(ppo_rows)(const fastpg_ppo *p, ptrdiff_t row, ptrdiff_t size, fastpg_ppo_sums *sums, REAL *extra)
+static double F(norm)(ptrdiff_t n, const REAL *x)
+{
+    double sum[8] = {0}, all = 0;
+    ptrdiff_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int k = 0; k < 8; k++) sum[k] += (double)x[i + k] * (double)x[i + k];
+    for (; i < n; i++) all += (double)x[i] * (double)x[i];
+    for (int k = 0; k < 8; k++) all += sum[k];
+    return __builtin_sqrt(all);
+}
+
+/* log_prob, entropy and the gradients of a tile of PPO_TILE rows, rows last: by logits, or by means. */
+static void F(ppo_policy_rows)(const ppo_job *job, ptrdiff_t row, ptrdiff_t size, const REAL *log_stds, fastpg_ppo_means *sums,
+                                 REAL *extra)
 {
     enum { TILE = FASTPG_PPO_TILE };
     REAL z[FASTPG_PPO_ACTIONS][TILE], e[FASTPG_PPO_ACTIONS][TILE];
-    REAL log_prob[TILE], entropy[TILE], by_log_prob[TILE], loss[TILE], kl[TILE], error[TILE], sum[TILE], most[TILE];
-    REAL old[TILE], advantage[TILE];
+    REAL log_prob[TILE], entropy[TILE], by_log_prob[TILE], loss[TILE], kl[TILE], sum[TILE], most[TILE], old[TILE], advantage[TILE];
     int64_t action[TILE];
+    const fastpg_ppo *p = job->ppo;
     const ptrdiff_t n = p->actions;
-    const int64_t *index = p->index + row;
-    const REAL *outputs = (const REAL *)p->policy.y + row * n, *v = (const REAL *)p->value.y + row;
-    const REAL w = (REAL)(1 / (double)p->rows), c = (REAL)p->entropy_weight * w, up = (REAL)(1 + p->clip), down = (REAL)(1 - p->clip);
-    REAL *grad = (REAL *)p->policy.grad_y + row * n, *grad_v = (REAL *)p->value.grad_y + row;
+    const int64_t *index = job->index + row;
+    const REAL *outputs = (const REAL *)p->policy.y + row * n;
+    const REAL w = (REAL)(1 / (double)job->rows), c = (REAL)p->entropy_weight * w, up = (REAL)(1 + p->clip), down = (REAL)(1 - p->clip);
+    REAL *grad = (REAL *)p->policy.grad_y + row * n;
 
     for (ptrdiff_t i = 0; i < size; i++) {
         old[i] = ((const REAL *)p->log_prob)[index[i]];
         advantage[i] = ((const REAL *)p->advantage)[index[i]];
-        error[i] = v[i] - ((const REAL *)p->target)[index[i]];
         for (ptrdiff_t j = 0; j < n; j++) z[j][i] = outputs[i * n + j];
         if (p->gaussian)
             for (ptrdiff_t j = 0; j < n; j++) e[j][i] = ((const REAL *)p->action)[index[i] * n + j];
@@ -306,7 +330,7 @@ static void F(ppo_rows)(const fastpg_ppo *p, ptrdiff_t row, ptrdiff_t size, fast
     for (ptrdiff_t i = 0; i < size; i++) log_prob[i] = entropy[i] = 0;
     if (p->gaussian)
         for (ptrdiff_t j = 0; j < n; j++) { /* z becomes (a - mean) / sigma, e this over sigma */
-            const REAL log_std = ((const REAL *)p->log_std)[j], inverse = F(exp_any)(-log_std), constant = log_std + (REAL)0.91893853320467274178;
+            const REAL log_std = log_stds[j], inverse = F(exp_any)(-log_std), constant = log_std + (REAL)0.91893853320467274178;
             for (ptrdiff_t i = 0; i < size; i++) {
                 const REAL u = (e[j][i] - z[j][i]) * inverse;
                 z[j][i] = u, e[j][i] = u * inverse;
@@ -347,8 +371,6 @@ static void F(ppo_rows)(const fastpg_ppo *p, ptrdiff_t row, ptrdiff_t size, fast
         sums->kl += (double)kl[i];
         sums->clipped += by_log_prob[i] == 0 && advantage[i] != 0;
         sums->entropy += (double)entropy[i];
-        sums->value_loss += 0.5 * (double)error[i] * (double)error[i];
-        grad_v[i] = error[i] * w;
     }
     if (p->gaussian)
         for (ptrdiff_t j = 0; j < n; j++)
@@ -363,21 +385,61 @@ static void F(ppo_rows)(const fastpg_ppo *p, ptrdiff_t row, ptrdiff_t size, fast
     }
 }
 
-/* Rows [from, to) of a minibatch: gathered, forward, loss, backward, into part's own sums. */
-static void F(ppo_part)(const fastpg_ppo *p, ptrdiff_t part, ptrdiff_t from, ptrdiff_t to, fastpg_ppo_sums *sums, REAL *extra)
+static void F(ppo_value_rows)(const ppo_job *job, ptrdiff_t from, ptrdiff_t to, fastpg_ppo_means *sums)
 {
-    const fastpg_net_work *policy = &p->policy, *value = &p->value;
-    const ptrdiff_t inputs = policy->shape[2];
-    REAL *x = p->x;
-    for (ptrdiff_t i = from; i < to; i++)
-        for (ptrdiff_t k = 0; k < inputs; k++) x[i * inputs + k] = ((const REAL *)p->observation)[p->index[i] * inputs + k];
-    F(net_forward)(policy->shape, policy->packed, x, p->rows, from, to, policy->hidden, policy->y);
-    F(net_forward)(value->shape, value->packed, x, p->rows, from, to, value->hidden, value->y);
-    for (ptrdiff_t i = 0; i < p->actions; i++) extra[i] = 0;
-    for (ptrdiff_t i = from; i < to; i += FASTPG_PPO_TILE) F(ppo_rows)(p, i, to - i < FASTPG_PPO_TILE ? to - i : FASTPG_PPO_TILE, sums, extra);
-    REAL *policy_room = (REAL *)policy->room + part * F(net_of)(policy->shape).sums, *value_room = (REAL *)value->room + part * F(net_of)(value->shape).sums;
-    F(net_backward)(policy->shape, policy->packed, x, p->rows, from, to, policy->hidden, policy->grad_y, policy_room, NULL);
-    F(net_backward)(value->shape, value->packed, x, p->rows, from, to, value->hidden, value->grad_y, value_room, NULL);
+    const fastpg_ppo *p = job->ppo;
+    const REAL *v = p->value.y, *target = p->target, w = (REAL)(1 / (double)job->rows);
+    REAL *grad = p->value.grad_y;
+    for (ptrdiff_t i = from; i < to; i++) {
+        const REAL error = v[i] - target[job->index[i]];
+        sums->value_loss += 0.5 * (double)error * (double)error;
+        grad[i] = error * w;
+    }
+}
+
+static void F(ppo_part)(void *context, int part)
+{
+    ppo_job *j = context;
+    const fastpg_ppo *p = j->ppo;
+    const int of_value = part % 2, share = part / 2;
+    const fastpg_ppo_net *net = of_value ? &p->value : &p->policy;
+    const ptrdiff_t inputs = net->shape[2];
+    const F(net) sizes = F(net_of)(net->shape);
+    if (j->stages & PPO_PACK) {
+        const double t = (double)(net->steps + j->steps);
+        if (j->due)
+            F(adam)(net->items, net->grad, j->scale[of_value], net->beta1, net->beta2, net->eps, net->lr / (1 - pow(net->beta1, t)),
+                    1 - pow(net->beta2, t), net->m, net->v, net->parameter);
+        F(net_pack)(net->shape, net->parameter, net->packed);
+        F(net_turn)(net->shape, 1, net->packed);
+    }
+    if (j->stages & PPO_ROWS) {
+        const ptrdiff_t from = share * j->share, to = F(at_most)(from + j->share, j->rows);
+        const REAL *log_stds = (const REAL *)net->parameter + sizes.parameters;
+        REAL *x = net->x, *extra = (REAL *)j->extra[share];
+        fastpg_ppo_means sums = {0};
+        for (ptrdiff_t i = from; i < to; i++)
+            for (ptrdiff_t k = 0; k < inputs; k++) x[i * inputs + k] = ((const REAL *)p->observation)[j->index[i] * inputs + k];
+        F(net_forward)(net->shape, net->packed, x, j->rows, from, to, net->hidden, net->y);
+        if (of_value)
+            F(ppo_value_rows)(j, from, to, &sums);
+        else {
+            for (ptrdiff_t i = 0; i < p->actions; i++) extra[i] = 0;
+            for (ptrdiff_t i = from; i < to; i += FASTPG_PPO_TILE)
+                F(ppo_policy_rows)(j, i, F(at_most)(to - i, FASTPG_PPO_TILE), log_stds, &sums, extra);
+        }
+        j->sums[part] = sums;
+        F(net_backward)(net->shape, net->packed, x, j->rows, from, to, net->hidden, net->grad_y, (REAL *)net->room + share * sizes.sums, NULL);
+    }
+    if (j->stages & PPO_GRAD) {
+        F(net_gather)(net->shape, net->room, j->parts, net->grad);
+        for (ptrdiff_t i = 0; p->gaussian && !of_value && i < p->actions; i++) {
+            REAL *sum = (REAL *)net->grad + sizes.parameters + i;
+            *sum = 0;
+            for (ptrdiff_t k = 0; k < j->parts; k++) *sum += ((const REAL *)j->extra[k])[i];
+        }
+        j->norm[of_value] = F(norm)(net->items, net->grad);
+    }
 }
 
 #undef ADD_PRODUCT

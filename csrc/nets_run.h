@@ -6,8 +6,7 @@ enum {
     ROWS_AHEAD = 96,  /* of a part of forward */
     ROWS_BACK = 64,    /* of a part of backward, and more where that makes too many: each costs a gradient more to add */
     MANY_ROWS = 512,
-    FEW_PARTS = 8,
-    MOST_NET_PARTS = 64
+    FEW_PARTS = 8
 };
 
 typedef struct {
@@ -16,13 +15,6 @@ typedef struct {
     ptrdiff_t rows, share, sums;
     void *hidden, *y, *room, *grad_x;
 } net_job;
-
-typedef struct {
-    const fastpg_ppo *step;
-    ptrdiff_t share;
-    fastpg_ppo_sums sums[MOST_NET_PARTS];
-    double extra[MOST_NET_PARTS][FASTPG_PPO_ACTIONS];
-} ppo_job;
 
 static ptrdiff_t backward_parts(ptrdiff_t rows)
 {
@@ -34,10 +26,11 @@ static ptrdiff_t backward_parts(ptrdiff_t rows)
 #define EACH_NET(dtype, REAL)                                                                                                                        \
     static const struct {                                                                                                                            \
         void (*pack)(const int64_t *, const REAL *, REAL *);                                                                                         \
+        void (*turn)(const int64_t *, int, REAL *);                                                                                                  \
         void (*forward)(const int64_t *, const REAL *, const REAL *, ptrdiff_t, ptrdiff_t, ptrdiff_t, REAL *, REAL *);                               \
         void (*backward)(const int64_t *, const REAL *, const REAL *, ptrdiff_t, ptrdiff_t, ptrdiff_t, const REAL *, const REAL *, REAL *, REAL *);  \
         void (*gather)(const int64_t *, REAL *, ptrdiff_t, REAL *);                                                                                  \
-        void (*ppo)(const fastpg_ppo *, ptrdiff_t, ptrdiff_t, ptrdiff_t, fastpg_ppo_sums *, REAL *);                                                 \
+        void (*ppo)(void *, int);                                                                                                                    \
         void (*adam)(ptrdiff_t, const REAL *, double, double, double, double, double, double, REAL *, REAL *, REAL *);                               \
     } nets_##dtype[] = {NETS(dtype)};                                                                                                                \
     static void forward_part_##dtype(void *context, int part)                                                                                        \
@@ -53,28 +46,11 @@ static ptrdiff_t backward_parts(ptrdiff_t rows)
         nets_##dtype[current].backward(j->shape, j->packed, j->x, j->rows, from, to, j->hidden, j->grad_y, (REAL *)j->room + part * j->sums,         \
                                        j->grad_x);                                                                                                   \
     }                                                                                                                                                \
-    static void ppo_part_##dtype(void *context, int part)                                                                                            \
-    {                                                                                                                                                \
-        ppo_job *j = context;                                                                                                                        \
-        const ptrdiff_t from = part * j->share, to = from + j->share < j->step->rows ? from + j->share : j->step->rows;                              \
-        nets_##dtype[current].ppo(j->step, part, from, to, &j->sums[part], (REAL *)j->extra[part]);                                                  \
-    }                                                                                                                                                \
-    static void ppo_finish_##dtype(const ppo_job *j, ptrdiff_t parts)                                                                                \
-    {                                                                                                                                                \
-        const fastpg_ppo *p = j->step;                                                                                                               \
-        nets_##dtype[current].gather(p->policy.shape, p->policy.room, parts, p->policy.grad);                                                        \
-        nets_##dtype[current].gather(p->value.shape, p->value.room, parts, p->value.grad);                                                           \
-        for (ptrdiff_t i = 0; p->gaussian && i < p->actions; i++) {                                                                                  \
-            REAL sum = 0;                                                                                                                            \
-            for (ptrdiff_t part = 0; part < parts; part++) sum += ((const REAL *)j->extra[part])[i];                                                 \
-            ((REAL *)p->extra)[i] = sum;                                                                                                             \
-        }                                                                                                                                            \
-    }                                                                                                                                                \
     void fastpg_net_forward_##dtype(const int64_t *shape, const REAL *packed, const REAL *x, ptrdiff_t rows, REAL *y)                                \
     {                                                                                                                                                \
         nets_##dtype[current].forward(shape, packed, x, rows, 0, rows, NULL, y);                                                                     \
     }
-#define NET(dtype, isa) {net_pack_##dtype##_##isa, net_forward_##dtype##_##isa, net_backward_##dtype##_##isa, net_gather_##dtype##_##isa, ppo_part_##dtype##_##isa, adam_##dtype##_##isa}
+#define NET(dtype, isa) {net_pack_##dtype##_##isa, net_turn_##dtype##_##isa, net_forward_##dtype##_##isa, net_backward_##dtype##_##isa, net_gather_##dtype##_##isa, ppo_part_##dtype##_##isa, adam_##dtype##_##isa}
 #ifdef HAS_AVX512
 #define NETS(dtype) NET(dtype, base), NET(dtype, avx2), NET(dtype, avx512)
 #elif defined(HAS_AVX2)
@@ -115,13 +91,17 @@ void fastpg_net_forward(fastpg_dtype dtype, const int64_t *shape, const void *pa
     fastpg_parallel((int)parts, most_threads, dtype == FASTPG_F32 ? forward_part_f32 : forward_part_f64, &j);
 }
 
-void fastpg_net_backward(fastpg_dtype dtype, const int64_t *shape, const void *packed, const void *x, ptrdiff_t rows, const void *hidden,
+void fastpg_net_backward(fastpg_dtype dtype, const int64_t *shape, void *packed, const void *x, ptrdiff_t rows, const void *hidden,
                          const void *grad_y, void *room, void *grad, void *grad_x)
 {
     const ptrdiff_t parts = backward_parts(rows), sums = fastpg_net_room(dtype, shape, 1);
     net_job j = {.shape = shape, .packed = packed, .x = x, .grad_y = grad_y, .rows = rows, .sums = sums, .room = room, .grad_x = grad_x};
     j.hidden = (void *)hidden;
     j.share = (rows + parts - 1) / parts;
+    if (dtype == FASTPG_F32)
+        nets_f32[current].turn(shape, !grad_x, packed);
+    else
+        nets_f64[current].turn(shape, !grad_x, packed);
     fastpg_parallel((int)parts, most_threads, dtype == FASTPG_F32 ? backward_part_f32 : backward_part_f64, &j);
     if (dtype == FASTPG_F32)
         nets_f32[current].gather(shape, room, parts, grad);
@@ -129,22 +109,45 @@ void fastpg_net_backward(fastpg_dtype dtype, const int64_t *shape, const void *p
         nets_f64[current].gather(shape, room, parts, grad);
 }
 
-fastpg_ppo_sums fastpg_ppo_step(fastpg_dtype dtype, const fastpg_ppo *step)
+static void run_ppo(fastpg_dtype dtype, ppo_job *j, ptrdiff_t parts, int stages)
 {
-    const ptrdiff_t parts = backward_parts(step->rows);
-    ppo_job j = {.step = step, .share = (step->rows + parts - 1) / parts};
-    fastpg_parallel((int)parts, most_threads, dtype == FASTPG_F32 ? ppo_part_f32 : ppo_part_f64, &j);
-    if (dtype == FASTPG_F32)
-        ppo_finish_f32(&j, parts);
-    else
-        ppo_finish_f64(&j, parts);
-    fastpg_ppo_sums mean = {0};
-    const double n = (double)step->rows;
-    for (ptrdiff_t part = 0; part < parts; part++) {
-        mean.policy_loss += j.sums[part].policy_loss / n, mean.value_loss += j.sums[part].value_loss / n;
-        mean.kl += j.sums[part].kl / n, mean.clipped += j.sums[part].clipped / n, mean.entropy += j.sums[part].entropy / n;
+    j->stages = stages;
+    fastpg_parallel((int)parts, most_threads, dtype == FASTPG_F32 ? nets_f32[current].ppo : nets_f64[current].ppo, j);
+}
+
+static double *fields(fastpg_ppo_means *means) { return (double *)means; }
+
+fastpg_ppo_result fastpg_ppo_epoch(fastpg_dtype dtype, const fastpg_ppo *p)
+{
+    enum { FIELDS = sizeof(fastpg_ppo_means) / sizeof(double) };
+    fastpg_ppo_result result = {0};
+    ppo_job j = {.ppo = p};
+    for (ptrdiff_t row = 0; row < p->rows; row += p->minibatch) {
+        j.rows = p->rows - row < p->minibatch ? p->rows - row : p->minibatch;
+        j.index = p->index + row;
+        j.parts = (backward_parts(j.rows) + 1) / 2;
+        j.share = (j.rows + j.parts - 1) / j.parts;
+        if (j.parts == 1)
+            run_ppo(dtype, &j, 2, PPO_PACK | PPO_ROWS | PPO_GRAD);
+        else {
+            run_ppo(dtype, &j, 2, PPO_PACK);
+            run_ppo(dtype, &j, 2 * j.parts, PPO_ROWS);
+            run_ppo(dtype, &j, 2, PPO_GRAD);
+        }
+        j.due = 0;
+        fastpg_ppo_means last = {0};
+        for (int k = 0; k < FIELDS; k++)
+            for (ptrdiff_t part = 0; part < 2 * j.parts; part++) fields(&last)[k] += fields(&j.sums[part])[k] / (double)j.rows;
+        for (int k = 0; k < 2; k++) last.norm[k] = j.norm[k];
+        result.last = last;
+        if (last.kl > p->target_kl || !isfinite(last.policy_loss + last.value_loss + last.norm[0] + last.norm[1])) break;
+        for (int k = 0; k < FIELDS; k++) fields(&result.total)[k] += fields(&last)[k];
+        for (int k = 0; k < 2; k++) j.scale[k] = last.norm[k] > p->max_norm ? p->max_norm / last.norm[k] : 1;
+        j.due = 1;
+        j.steps = ++result.steps;
     }
-    return mean;
+    if (j.due) run_ppo(dtype, &j, 2, PPO_PACK);
+    return result;
 }
 
 void fastpg_adam(fastpg_dtype dtype, ptrdiff_t n, const void *grad, double scale, double beta1, double beta2, double eps, double rate,

@@ -45,21 +45,24 @@ def net_forward(shape: Any, packed: Any, x: Any, hidden: Any, y: Any) -> None: .
 def net_backward(
     shape: Any, packed: Any, x: Any, hidden: Any, grad_y: Any, room: Any, grad: Any, grad_x: Any
 ) -> None: ...
-def ppo_step(
+def ppo_epoch(
     policy: tuple[Any, ...],
     value: tuple[Any, ...],
+    policy_adam: tuple[float, float, float, float, int],
+    value_adam: tuple[float, float, float, float, int],
+    minibatch: int,
     index: Any,
     observation: Any,
     action: Any,
     log_prob: Any,
     advantage: Any,
     target: Any,
-    log_std: Any,
+    gaussian: bool,
     clip: float,
     entropy_weight: float,
-    x: Any,
-    extra: Any,
-) -> tuple[float, float, float, float, float]: ...
+    max_norm: float,
+    target_kl: float,
+) -> tuple[tuple[float, ...], tuple[float, ...], int]: ...
 def adam(
     grad: Any,
     scale: float,

@@ -608,24 +608,31 @@ cdef extern from "net.h" nogil:
     Py_ssize_t fastpg_net_room(fastpg_dtype dtype, const int64_t *shape, Py_ssize_t rows)
     void fastpg_net_pack(fastpg_dtype dtype, const int64_t *shape, const void *parameter, void *packed)
     void fastpg_net_forward(fastpg_dtype dtype, const int64_t *shape, const void *packed, const void *x, Py_ssize_t rows, void *hidden, void *y)
-    void fastpg_net_backward(fastpg_dtype dtype, const int64_t *shape, const void *packed, const void *x, Py_ssize_t rows, const void *hidden,
+    void fastpg_net_backward(fastpg_dtype dtype, const int64_t *shape, void *packed, const void *x, Py_ssize_t rows, const void *hidden,
                              const void *grad_y, void *room, void *grad, void *grad_x)
     void fastpg_net_forward_f32(const int64_t *shape, const float *packed, const float *x, Py_ssize_t rows, float *y)
     void fastpg_adam(fastpg_dtype dtype, Py_ssize_t n, const void *grad, double scale, double beta1, double beta2, double eps, double rate,
                      double correction, void *m, void *v, void *parameter)
     enum:
         FASTPG_PPO_ACTIONS
-    ctypedef struct fastpg_net_work:
+    ctypedef struct fastpg_ppo_net:
         const int64_t *shape
-        const void *packed
+        void *packed
+        void *x
         void *hidden
         void *y
         void *grad_y
         void *room
         void *grad
+        void *parameter
+        void *m
+        void *v
+        Py_ssize_t items
+        double lr, beta1, beta2, eps
+        int64_t steps
     ctypedef struct fastpg_ppo:
-        fastpg_net_work policy, value
-        Py_ssize_t rows, actions
+        fastpg_ppo_net policy, value
+        Py_ssize_t rows, minibatch, actions
         const int64_t *index
         const void *observation
         const void *action
@@ -633,13 +640,15 @@ cdef extern from "net.h" nogil:
         const void *advantage
         const void *target
         int gaussian
-        const void *log_std
-        double clip, entropy_weight
-        void *x
-        void *extra
-    ctypedef struct fastpg_ppo_sums:
-        double policy_loss, value_loss, kl, clipped, entropy
-    fastpg_ppo_sums fastpg_ppo_step(fastpg_dtype dtype, const fastpg_ppo *)
+        double clip, entropy_weight, max_norm, target_kl
+    ctypedef struct fastpg_ppo_means:
+        double policy_loss, value_loss, kl, clipped
+        double norm[2]
+        double entropy
+    ctypedef struct fastpg_ppo_result:
+        fastpg_ppo_means total, last
+        int64_t steps
+    fastpg_ppo_result fastpg_ppo_epoch(fastpg_dtype dtype, const fastpg_ppo *)
 
 PPO_ACTIONS = FASTPG_PPO_ACTIONS
 NET_WIDEST, NET_MOST_LAYERS = FASTPG_NET_WIDEST, FASTPG_NET_MOST_LAYERS
@@ -654,7 +663,7 @@ def net_sizes(cnp.ndarray shape not None, cnp.ndarray parameter not None, Py_ssi
 
 
 def net_pack(cnp.ndarray shape not None, cnp.ndarray parameter not None, cnp.ndarray packed not None):
-    """parameter as forward and backward want it."""
+    """parameter as forward wants it, and backward after that."""
     fastpg_net_pack(dtype_of(parameter), <const int64_t *>cnp.PyArray_DATA(shape), cnp.PyArray_DATA(parameter), cnp.PyArray_DATA(packed))
 
 
@@ -678,29 +687,39 @@ def net_backward(cnp.ndarray shape not None, cnp.ndarray packed not None, cnp.nd
                             cnp.PyArray_DATA(grad), to)
 
 
-cdef fastpg_net_work work_of(tuple arrays):
-    return fastpg_net_work(<const int64_t *>data_of(arrays[0]), data_of(arrays[1]), data_of(arrays[2]), data_of(arrays[3]),
-                           data_of(arrays[4]), data_of(arrays[5]), data_of(arrays[6]))
+cdef fastpg_ppo_net ppo_net_of(tuple arrays, tuple adam):
+    cdef fastpg_ppo_net net
+    net.shape = <const int64_t *>data_of(arrays[0])
+    net.packed, net.x, net.hidden, net.y = data_of(arrays[1]), data_of(arrays[2]), data_of(arrays[3]), data_of(arrays[4])
+    net.grad_y, net.room, net.grad = data_of(arrays[5]), data_of(arrays[6]), data_of(arrays[7])
+    net.parameter, net.m, net.v = data_of(arrays[8]), data_of(arrays[9]), data_of(arrays[10])
+    net.items = cnp.PyArray_SIZE(arrays[8])
+    net.lr, net.beta1, net.beta2, net.eps, net.steps = adam
+    return net
 
 
-def ppo_step(tuple policy, tuple value, cnp.ndarray index not None, cnp.ndarray observation not None, cnp.ndarray action not None,
-             cnp.ndarray log_prob not None, cnp.ndarray advantage not None, cnp.ndarray target not None, object log_std, double clip,
-             double entropy_weight, cnp.ndarray x not None, object extra):
-    """Both gradients, and the means (policy_loss, value_loss, kl, clipped, entropy), as net.h has them. policy, value: (shape, packed,
-    hidden, y, grad_y, room, grad)."""
+cdef tuple means_of(fastpg_ppo_means *m):
+    return m.policy_loss, m.value_loss, m.kl, m.clipped, m.norm[0], m.norm[1], m.entropy
+
+
+def ppo_epoch(tuple policy, tuple value, tuple policy_adam, tuple value_adam, Py_ssize_t minibatch, cnp.ndarray index not None,
+              cnp.ndarray observation not None, cnp.ndarray action not None, cnp.ndarray log_prob not None,
+              cnp.ndarray advantage not None, cnp.ndarray target not None, bint gaussian, double clip, double entropy_weight,
+              double max_norm, double target_kl):
+    """Both nets after an epoch, as net.h has it; (total, last, steps), the first two (policy_loss, value_loss, kl, clipped,
+    length of the policy's gradient, of the value's, entropy). policy, value: the arrays of fastpg_ppo_net in order; adam: lr, betas, eps, steps."""
     cdef fastpg_dtype dtype = dtype_of(observation)
     cdef fastpg_ppo p
-    cdef fastpg_ppo_sums sums
-    p.policy, p.value = work_of(policy), work_of(value)
-    p.rows, p.actions = cnp.PyArray_DIM(index, 0), cnp.PyArray_DIM(<cnp.ndarray?>policy[3], 1)
+    cdef fastpg_ppo_result result
+    p.policy, p.value = ppo_net_of(policy, policy_adam), ppo_net_of(value, value_adam)
+    p.rows, p.minibatch, p.actions = cnp.PyArray_DIM(index, 0), minibatch, cnp.PyArray_DIM(<cnp.ndarray?>policy[4], 1)
     p.index = <const int64_t *>cnp.PyArray_DATA(index)
     p.observation, p.action, p.log_prob = cnp.PyArray_DATA(observation), cnp.PyArray_DATA(action), cnp.PyArray_DATA(log_prob)
     p.advantage, p.target = cnp.PyArray_DATA(advantage), cnp.PyArray_DATA(target)
-    p.gaussian, p.log_std = log_std is not None, data_of(log_std)
-    p.clip, p.entropy_weight, p.x, p.extra = clip, entropy_weight, cnp.PyArray_DATA(x), data_of(extra)
+    p.gaussian, p.clip, p.entropy_weight, p.max_norm, p.target_kl = gaussian, clip, entropy_weight, max_norm, target_kl
     with nogil:
-        sums = fastpg_ppo_step(dtype, &p)
-    return sums.policy_loss, sums.value_loss, sums.kl, sums.clipped, sums.entropy
+        result = fastpg_ppo_epoch(dtype, &p)
+    return means_of(&result.total), means_of(&result.last), result.steps
 
 
 def adam(cnp.ndarray grad not None, double scale, double beta1, double beta2, double eps, double rate, double correction,

@@ -170,9 +170,9 @@ class MLP:
         return self._shape, self._packed
 
     def work(self, rows: int) -> tuple[Array, ...]:
-        """What a kernel that runs forward and backward itself takes: shape, packed, hidden, y, grad_y, room and grad."""
-        y, _, hidden, room, grad_y = self._buffer(rows)
-        return *self.packed(), hidden, y, grad_y, room, self._grad
+        """What a kernel that trains it takes: shape, and room for packed, x, hidden, y, grad_y and more; grad and parameter."""
+        y, x, hidden, room, grad_y = self._buffer(rows)
+        return self._shape, self._packed, x, hidden, y, grad_y, room, self._grad, self.parameter
 
     def backward(self, x: Array, grad_output: Array, grad_extra: Array | None = None) -> Array:
         """d loss / d parameter, one vector, from d loss / d y; forward(x) must have come just before.

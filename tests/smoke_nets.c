@@ -79,22 +79,29 @@ static void minibatch(fastpg_dtype dtype, const int64_t *policy, const int64_t *
     const ptrdiff_t inputs = policy[2], actions = policy[2 + policy[0]], all = 2 * rows + 1;
     void *memory[40];
     int used = 0;
-    fastpg_ppo ppo = {.rows = rows, .actions = actions, .gaussian = gaussian, .clip = 0.2, .entropy_weight = 0.1};
+    fastpg_ppo ppo = {.rows = all, .minibatch = rows, .actions = actions, .gaussian = gaussian, .clip = 0.2, .entropy_weight = 0.1, .max_norm = 0.5};
+    ppo.target_kl = INFINITY;
     for (int k = 0; k < 2; k++) {
         const int64_t *shape = k ? value : policy;
-        const ptrdiff_t n = parameters(shape);
-        void *parameter = memory[used++] = numbers(dtype, n), *packed = memory[used++] = numbers(dtype, fastpg_net_packed(dtype, shape));
-        fastpg_net_pack(dtype, shape, parameter, packed);
-        fastpg_net_work work = {.shape = shape, .packed = packed};
-        work.hidden = memory[used++] = numbers(dtype, fastpg_net_hidden(dtype, shape, rows));
-        work.y = memory[used++] = numbers(dtype, rows * shape[2 + shape[0]]);
-        work.grad_y = memory[used++] = numbers(dtype, rows * shape[2 + shape[0]]);
-        work.room = memory[used++] = numbers(dtype, fastpg_net_room(dtype, shape, rows));
-        work.grad = memory[used++] = numbers(dtype, n);
-        *(k ? &ppo.value : &ppo.policy) = work;
+        const ptrdiff_t n = parameters(shape) + (k || !gaussian ? 0 : actions);
+        fastpg_ppo_net net = {.shape = shape, .items = n, .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-5};
+        net.packed = memory[used++] = numbers(dtype, fastpg_net_packed(dtype, shape));
+        net.x = memory[used++] = numbers(dtype, rows * inputs);
+        net.hidden = memory[used++] = numbers(dtype, fastpg_net_hidden(dtype, shape, rows));
+        net.y = memory[used++] = numbers(dtype, rows * shape[2 + shape[0]]);
+        net.grad_y = memory[used++] = numbers(dtype, rows * shape[2 + shape[0]]);
+        net.room = memory[used++] = numbers(dtype, fastpg_net_room(dtype, shape, rows));
+        net.grad = memory[used++] = numbers(dtype, n), net.parameter = memory[used++] = numbers(dtype, n);
+        net.m = memory[used++] = numbers(dtype, n), net.v = memory[used++] = numbers(dtype, n);
+        for (ptrdiff_t i = 0; i < n; i++)
+            if (dtype == FASTPG_F32)
+                ((float *)net.v)[i] = 1;
+            else
+                ((double *)net.v)[i] = 1;
+        *(k ? &ppo.value : &ppo.policy) = net;
     }
-    int64_t *index = memory[used++] = malloc((size_t)rows * sizeof *index), *choice = memory[used++] = malloc((size_t)all * sizeof *choice);
-    for (ptrdiff_t i = 0; i < rows; i++) index[i] = all - 1 - 2 * i;
+    int64_t *index = memory[used++] = malloc((size_t)all * sizeof *index), *choice = memory[used++] = malloc((size_t)all * sizeof *choice);
+    for (ptrdiff_t i = 0; i < all; i++) index[i] = all - 1 - i;
     for (ptrdiff_t i = 0; i < all; i++) choice[i] = i % actions;
     void *many = memory[used++] = numbers(dtype, all * actions);
     ppo.index = index;
@@ -103,14 +110,13 @@ static void minibatch(fastpg_dtype dtype, const int64_t *policy, const int64_t *
     ppo.log_prob = memory[used++] = numbers(dtype, all);
     ppo.advantage = memory[used++] = numbers(dtype, all);
     ppo.target = memory[used++] = numbers(dtype, all);
-    ppo.log_std = memory[used++] = numbers(dtype, actions);
-    ppo.x = memory[used++] = numbers(dtype, rows * inputs);
-    ppo.extra = memory[used++] = numbers(dtype, actions);
-    const fastpg_ppo_sums sums = fastpg_ppo_step(dtype, &ppo);
-    expect(isfinite(sums.policy_loss) && sums.value_loss >= 0 && sums.clipped >= 0 && sums.clipped <= 1, "means", policy, rows);
-    for (ptrdiff_t i = 0; i < parameters(policy); i++)
-        if (!isfinite(get(ppo.policy.grad, dtype, i))) {
-            expect(0, "gradient of the policy", policy, rows);
+    const fastpg_ppo_result result = fastpg_ppo_epoch(dtype, &ppo);
+    const fastpg_ppo_means last = result.last; /* of a single row */
+    expect(result.steps == 3, "steps", policy, rows);
+    expect(isfinite(last.policy_loss) && last.value_loss >= 0 && last.clipped >= 0 && last.clipped <= 1, "means", policy, rows);
+    for (ptrdiff_t i = 0; i < ppo.policy.items; i++)
+        if (!isfinite(get(ppo.policy.parameter, dtype, i))) {
+            expect(0, "parameter of the policy", policy, rows);
             break;
         }
     while (used) free(memory[--used]);

@@ -24,7 +24,7 @@ from fastpg.nets import MLP
 from fastpg.train import a2c, grpo, ppo, reinforce, trpo
 from fastpg.train.agent import Agent, AgentOptions
 from fastpg.train.heads import Categorical
-from fastpg.train.ppo_step import PPOStep
+from fastpg.train.ppo_epoch import PPOEpoch
 from fastpg.train.run import Run, evaluate
 
 ROWS, LANES = 24, 4
@@ -211,7 +211,7 @@ def test_ppo_normalises_advantages_over_each_minibatch_where_it_is_asked_to(monk
         return whole(kind, log_prob, old, advantage, **options)
 
     monkeypatch.setattr(fastpg, "policy_loss", spy)
-    monkeypatch.setattr(PPOStep, "serves", lambda agent: False)
+    monkeypatch.setattr(PPOEpoch, "serves", lambda *_: False)
     for normalise in ("batch", "minibatch"):
         seen.clear()
         ppo.train(ppo.Config(normalise_advantage=normalise, minibatch=32, epochs=1, **ONE), Toy(LANES))
@@ -498,7 +498,11 @@ def test_options_that_cannot_be_are_named(algo, words, change):
 def test_an_update_ends_once_kl_is_above_its_target(algo):
     def gradients(target_kl):
         config = small(algo, target_kl=target_kl, lanes=4, rows=32, epochs=4, steps=1, lr=0.01)
-        stepped = []
+        stepped, looked_at, loss = [], [], fastpg.policy_loss
+
+        def spy(*args, **options):
+            looked_at.append(args)
+            return loss(*args, **options)
 
         class Counted(Spy):
             def step(self, grad, lr):
@@ -508,22 +512,41 @@ def test_an_update_ends_once_kl_is_above_its_target(algo):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(algo, "Adam", Counted)
             patch.setattr(Spy, "made", [])
+            patch.setattr(fastpg, "policy_loss", spy)
             algo.train(config, Toy(4))
-        return len(stepped)
+        return len(looked_at), len(stepped) // len(Spy.made or [0])
 
-    assert gradients(1e-12) < 5 < gradients(None) == gradients(1e9)
+    (looked_at, stepped), everything = gradients(1e-12), gradients(None)
+    assert looked_at == stepped + 1 and 1 <= stepped < everything[1]
+    assert everything == gradients(1e9) and everything[0] == everything[1]
+
+
+def test_an_update_of_compiled_epochs_ends_once_kl_is_above_its_target(monkeypatch):
+    steps, epoch = [], PPOEpoch.__call__
+
+    def spied_epoch(self, *args):
+        result = epoch(self, *args)
+        steps.append(result[-1])
+        return result
+
+    monkeypatch.setattr(PPOEpoch, "__call__", spied_epoch)
+    config = small(ppo, target_kl=1e-7, lanes=4, rows=32, epochs=4, minibatch=32, steps=1, lr=0.01)
+    run = Run(config, Toy(4))
+    ppo.train(config, Toy(4), run)
+    assert steps == [1] and run.metrics[-1]["gradients"] == 1
 
 
 @pytest.mark.parametrize(("algo", "compiled"), [(ppo, True), (ppo, False), (grpo, False)])
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
 def test_clip_and_entropy_weight_follow_their_schedules(algo, compiled, schedule, monkeypatch):
     clips, bonuses = [], []
-    loss, entropy_grad, step = fastpg.policy_loss, Categorical.entropy_grad, PPOStep.__call__
+    loss, entropy_grad, epoch = fastpg.policy_loss, Categorical.entropy_grad, PPOEpoch.__call__
 
-    def spied_step(self, *args):
-        clips.append((args[-2], args[-2]))
-        bonuses.append(args[-1])
-        return step(self, *args)
+    def spied_epoch(self, *args):
+        *_, clip, entropy_weight, _, _ = args
+        clips.append((clip, clip))
+        bonuses.append(entropy_weight)
+        return epoch(self, *args)
 
     def spy(*args, **options):
         clips.append((options["clip_low"], options["clip_high"]))
@@ -535,8 +558,8 @@ def test_clip_and_entropy_weight_follow_their_schedules(algo, compiled, schedule
 
     monkeypatch.setattr(fastpg, "policy_loss", spy)
     monkeypatch.setattr(Categorical, "entropy_grad", bonus)
-    monkeypatch.setattr(PPOStep, "__call__", spied_step)
-    monkeypatch.setattr(PPOStep, "serves", lambda agent: compiled)
+    monkeypatch.setattr(PPOEpoch, "__call__", spied_epoch)
+    monkeypatch.setattr(PPOEpoch, "serves", lambda *_: compiled)
     batches = {"minibatch": 32} if algo is ppo else {"group": 2, "minibatches": 1}
     schedules = {"clip_schedule": schedule, "entropy_schedule": schedule}
     config = algo.Config(lanes=4, rows=8, steps=32 * 5, epochs=1, entropy_weight=0.5, **batches, **schedules)
