@@ -320,6 +320,20 @@ def test_a_failing_seed_does_not_stop_the_others_and_the_exit_code_tells(tmp_pat
     assert "over 2 seeds" in done.stdout and len(list(tmp_path.glob("runs/*/result.json"))) == 2
 
 
+def test_runs_of_neighbouring_seeds_are_judged_by_different_episodes(tmp_path, monkeypatch):
+    lanes = []
+
+    def judge(agent, env, episodes, seed):
+        lanes.extend(range(seed, seed + env.lanes))
+        return np.zeros(episodes)
+
+    monkeypatch.setattr("fastpg.train.run.evaluate", judge)
+    for seed in "012":
+        args = ["train", "fastpg/CartPole-v1", "--steps", "256", "--seed", seed, "--runs", str(tmp_path)]
+        assert cli.main(args) == 0
+    assert len(lanes) == len(set(lanes)) == 60
+
+
 def test_tuned_settings_are_defaults_that_options_override(tmp_path):
     table = tmp_path / "mine.toml"
     table.write_text('["CartPole-v1".ppo]\nlr = 0.5\nhidden = [4, 5]\nsteps = 600\n')
