@@ -116,7 +116,7 @@ model = PPO("MlpPolicy", make_vec_env(env, lanes, seed=seed), seed=seed, device=
 start = time.perf_counter()
 model.learn(steps)
 seconds = time.perf_counter() - start
-returns, _ = evaluate_policy(model, make_vec_env(env, 10, seed=seed + 1_000_000), 100, return_episode_rewards=True)
+returns, _ = evaluate_policy(model, make_vec_env(env, 10, seed=1_000_000 + 10 * seed), 100, return_episode_rewards=True)
 print(json.dumps({"steps": model.num_timesteps, "seconds": seconds, "mean_return": float(np.mean(returns)), "solved_at_step": None}))
 """
 SB3_SETTINGS = {

@@ -147,7 +147,8 @@ def train(args: Train) -> None:
                 run.listeners = listeners
                 agent = algo.train(config, env, run)
             seconds = run.seconds
-            returns = evaluate(agent, adapters.make_env(args.env, 20), 100, seed=config.seed + 1_000_000)
+            # Lane n draws from seed + n: 20 apart, so that no run is judged by episodes of the next seed's.
+            returns = evaluate(agent, adapters.make_env(args.env, 20), 100, seed=1_000_000 + 20 * config.seed)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(run.kept()) from None
         except (OSError, ImportError):

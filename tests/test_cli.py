@@ -406,6 +406,20 @@ def test_a_file_that_cannot_be_written_is_named(how, trained, tmp_path):
     assert told.returncode == 2 and told.stderr == f"fastpg: {path}: No such file or directory\n"
 
 
+def test_runs_of_neighbouring_seeds_are_judged_by_different_episodes(tmp_path, monkeypatch):
+    lanes = []
+
+    def judge(agent, env, episodes, seed):
+        lanes.extend(range(seed, seed + env.lanes))
+        return np.zeros(episodes)
+
+    monkeypatch.setattr("fastpg.train.run.evaluate", judge)
+    for seed in "012":
+        args = ["train", "fastpg/CartPole-v1", "--steps", "256", "--seed", seed, "--runs", str(tmp_path)]
+        assert cli.main(args) == 0
+    assert len(lanes) == len(set(lanes)) == 60
+
+
 def test_tuned_settings_are_defaults_that_options_override(tmp_path):
     table = tmp_path / "mine.toml"
     table.write_text('["CartPole-v1".ppo]\nlr = 0.5\nhidden = [4, 5]\nsteps = 600\n')
