@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
+# Tests are shared among the processors.
+SPLIT := --numprocesses auto --dist worksteal
 CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall -Wextra -Werror
 
 .PHONY: train test peers lint types sanitize instructions instructions-update bench bench-peers bench-keep bench-compare \
@@ -13,7 +15,7 @@ train: $(STAMP)
 	$(BIN)/fastpg train CartPole-v1 --algo ppo --psi gae --seed 0
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SPLIT)
 
 # An editable install: edits to Python are live, edits to csrc/ and .pyx build again on the next make.
 $(STAMP): $(SOURCES)
@@ -72,7 +74,7 @@ bench-compare: $(STAMP)
 	$(BIN)/python benches/compare.py $(BASE) $(ARGS)
 
 bench-test: $(STAMP)
-	$(BIN)/python -m pytest benches --benchmark-disable
+	$(BIN)/python -m pytest benches --benchmark-disable $(SPLIT)
 
 # docs/speed.md with its picture, in four minutes of a quiet machine; docs/accuracy.md, in some ten.
 roofline: $(STAMP)

@@ -19,12 +19,13 @@ import machine
 import numpy as np
 from table import markdown
 
-from fastpg import envs
-from fastpg.train.settings import TUNED
+from fastpg import adapters, envs
+from fastpg.train.settings import TUNED, TWINS
 
 KEPT, PAGE = machine.ROOT / "benches" / "results.json", machine.ROOT / "docs" / "results.md"
 SEEDS = {"LunarLander-v3": 5, "HalfCheetah-v4": 3, "Hopper-v4": 3}  # ten elsewhere
-ENVPOOL = ("Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d")  # MuJoCo's run there
+# Those of Box2D and MuJoCo run there.
+ENVPOOL = ("LunarLander", "Ant", "HalfCheetah", "Hopper", "Humanoid", "Swimmer", "Walker2d")
 
 ZOO = "https://github.com/DLR-RM/rl-baselines3-zoo/blob/22e3ff2450fd92033f7f032915e1f64894a09584/benchmark.md"
 TIANSHOU = "https://github.com/thu-ml/tianshou/blob/f2402056b03acafeedf2518a5088db55add004ab/examples/mujoco/README.md"
@@ -67,6 +68,7 @@ PUBLISHED = {
         ("SB3 zoo (v3)", "3041.2 +- 157.3", "1M", ZOO),
         ("Tianshou (v3)", "1829.9 +- 1068.3", "1M", TIANSHOU),
     ],
+    ("HalfCheetah-v4", "reinforce"): [("Tianshou (v3)", "884.0 +- 41.0", "3M", TIANSHOU)],
     ("HalfCheetah-v4", "trpo"): [
         ("SB3 zoo (v3)", "1785.5 +- 68.7", "1M", ZOO),
         ("Tianshou (v3)", "4471.2 +- 804.9", "1M", TIANSHOU),
@@ -80,18 +82,19 @@ PUBLISHED = {
         ("SB3 zoo (v3)", "733.5 +- 376.6", "1M", ZOO),
         ("Tianshou (v3)", "1253.2 +- 458.0", "1M", TIANSHOU),
     ],
+    ("Hopper-v4", "reinforce"): [("Tianshou (v3)", "395.8 +- 64.5", "3M", TIANSHOU)],
     ("Hopper-v4", "trpo"): [
         ("SB3 zoo (v3)", "3618.4 +- 356.8", "1M", ZOO),
         ("Tianshou (v3)", "2046.0 +- 1037.9", "1M", TIANSHOU),
     ],
 }
 LEGEND = f"""\
-`fastpg train ENV --algo ALGO --seeds 0:n` with the settings of [settings.toml](../fastpg/train/settings.toml), and nothing chosen
-by hand: every seed counts, with the parameters at the end of its training. `mean` is over seeds of the mean return of 100
-episodes that take the most likely action, `s.e.` its standard error, sample standard deviation / sqrt(seeds), `worst` the lowest
-of them. `steps` are environment steps of one seed; `seconds` is its training on the wall, mean over seeds, while as many seeds
-trained as there are cores, one thread each; `solved` counts seeds whose last 100 training episodes reached the environment's
-threshold.
+`fastpg train ENV --algo ALGO --seeds 0:n`, where ENV is what stands in the row, with the settings of
+[settings.toml](../fastpg/train/settings.toml), and nothing chosen by hand: every seed counts, with the parameters at the end of
+its training, and settings were tuned on other seeds. `mean` is over seeds of the mean return of 100 episodes that take the most
+likely action, `s.e.` its standard error, sample standard deviation / sqrt(seeds), `worst` the lowest of them. `steps` are
+environment steps of one seed; `seconds` is its training on the wall, mean over seeds, while as many seeds trained as there are
+cores, one thread each; `solved` counts seeds whose last 100 training episodes reached the environment's threshold.
 
 What others publish is not the same measure. The [SB3 zoo]({ZOO})'s is
 one trained agent, +- the standard deviation of its episodes; [Tianshou]({TIANSHOU})'s
@@ -136,20 +139,27 @@ SB3_SETTINGS = {
 }
 
 
-def id_of(env):
-    """The environment as fastpg runs it fastest: compiled here, in EnvPool, or Gymnasium's."""
-    if f"fastpg/{env}" in envs.IDS:
-        return f"fastpg/{env}"
-    return f"envpool:{env}" if env.partition("-")[0] in ENVPOOL else env
+def bare(env):
+    """The name without fastpg/ or envpool:, under which others publish."""
+    for twin in TWINS:
+        env = env.removeprefix(twin)
+    return env
 
 
-def fastpg_runs(env, algo, seeds, steps):
+def id_of(env, algo, tables):
+    """The environment as fastpg runs it fastest, compiled here or in EnvPool, unless that has a table of its own; or Gymnasium's."""
+    twin = f"fastpg/{env}" if f"fastpg/{env}" in envs.IDS else f"envpool:{env}"
+    known = twin in envs.IDS or env.partition("-")[0] in ENVPOOL
+    return twin if known and f"{twin}.{algo}" not in tables else env
+
+
+def fastpg_runs(id, algo, seeds, steps):
     command = [
         sys.executable,
         "-m",
         "fastpg",
         "train",
-        id_of(env),
+        id,
         "--algo",
         algo,
         "--seeds",
@@ -177,18 +187,20 @@ def sb3_runs(python, env, seeds, steps):
     return runs
 
 
-def summary(env, algo, library, runs):
+def summary(env, algo, library, runs, id):
     returns = np.array([run["mean_return"] for run in runs])
     seconds = np.array([run["seconds"] for run in runs])
+    counts = library == "fastpg" and adapters.make_env(id).reward_threshold is not None
     return {
         "env": env,
+        "id": id,
         "algo": algo,
         "library": library,
         "seeds": len(runs),
         "returns": returns.round(3).tolist(),
         "steps": int(np.mean([run["steps"] for run in runs])),
         "seconds": round(float(seconds.mean()), 3),
-        "solved": sum(run["solved_at_step"] is not None for run in runs) if library == "fastpg" else None,
+        "solved": sum(run["solved_at_step"] is not None for run in runs) if counts else None,
         **{name: machine.about()[name] for name in ("fastpg", "commit", "date", "cpu", "cores", "python", "numpy")},
     }
 
@@ -208,7 +220,7 @@ def row(of):
         solved,
     ]
     return [
-        f"**{of['library']}**" if of["library"] == "fastpg" else f"{of['library']}, here",
+        f"**fastpg**, {of['id']}" if of["library"] == "fastpg" else f"{of['library']}, here",
         str(of["seeds"]),
         *numbers,
     ]
@@ -219,8 +231,8 @@ HEAD = ["library", "seeds", "mean", "s.e.", "worst", "steps", "seconds", "steps/
 
 def page(kept):
     out = ["# Results of training", "", LEGEND, "Written by `make results` (`benches/results.py`).", ""]
-    for env, algo in dict.fromkeys((of["env"], of["algo"]) for of in kept.values()):
-        rows = [row(of) for of in kept.values() if (of["env"], of["algo"]) == (env, algo)]
+    for env, algo in dict.fromkeys((bare(of["env"]), of["algo"]) for of in kept.values()):
+        rows = [row(of) for of in kept.values() if (bare(of["env"]), of["algo"]) == (env, algo)]
         rows += [
             [f"[{library}]({link})", "-", figure, "-", "-", steps, "-", "-", "-"]
             for library, figure, steps, link in PUBLISHED.get((env, algo), [])
@@ -229,7 +241,7 @@ def page(kept):
     for of in kept.values():
         on = f"{of['cpu']}, {of['cores']} cores; fastpg {of['fastpg']} (commit {of['commit'] or 'unknown'})"
         out.append(
-            f"- {of['env']}, {of['algo']}, {of['library']}: {on}, Python {of['python']}, NumPy {of['numpy']}; {of['date']}"
+            f"- {of['id']}, {of['algo']}, {of['library']}: {on}, Python {of['python']}, NumPy {of['numpy']}; {of['date']}"
         )
     return "\n".join(out) + "\n"
 
@@ -252,13 +264,13 @@ def main():
         parser.error(f"{unknown[0]} has no settings; {TUNED.name} has {', '.join(tables)}")
     for name in [] if args.page_only else args.only or tables:
         env, algo = tables[name]
-        seeds = range(args.seeds or SEEDS.get(env, 10))
-        jobs = {"fastpg": lambda e=env, a=algo, s=seeds: fastpg_runs(e, a, s, args.steps)}
+        seeds, id = range(args.seeds or SEEDS.get(bare(env), 10)), id_of(env, algo, tables)
+        jobs = {"fastpg": lambda i=id, a=algo, s=seeds: fastpg_runs(i, a, s, args.steps)}
         if args.sb3 and algo == "ppo" and env in SB3_SETTINGS:
             jobs["SB3"] = lambda e=env, s=seeds: sb3_runs(args.sb3, e, s, args.steps)
         for library, job in jobs.items():
             start = time.perf_counter()
-            kept[f"{name}, {library}"] = of = summary(env, algo, library, job())
+            kept[f"{name}, {library}"] = of = summary(env, algo, library, job(), id if library == "fastpg" else env)
             print(f"{name}, {library}: {np.mean(of['returns']):.1f}, {time.perf_counter() - start:.0f} s", flush=True)
             args.json.write_text(json.dumps(kept, indent=1) + "\n")
     args.page.write_text(page(kept))

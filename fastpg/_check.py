@@ -73,7 +73,7 @@ def _over_time(
     for name, value in list(given.items())[1:]:
         kind = KINDS[kernel][name]
         if kind == "SCALAR":
-            ready.append(as_fraction(name, value, first, anchor))
+            ready.append(as_fraction(name, value, first, anchor, None if layout is None else layout.read))
         elif kind == "NUMBER":
             ready.append(as_bound(name, value))
         elif kind == "COUNT":
@@ -117,6 +117,11 @@ class Layout:
     def skips(self) -> bool:
         """Whether a mask leaves out steps as if they had never been."""
         return self.mask is not None and self.mask_mode == "skip"
+
+    @property
+    def read(self) -> Array | None:
+        """Where gamma and lambda_ are read; None for everywhere."""
+        return None if self.mask_mode == "zero" else self.mask
 
     def plain(self) -> tuple[Any, ...]:
         """As the core takes it."""
@@ -185,10 +190,6 @@ def _next_value(kernel: str, next_value: Array, first: str, anchor: Array, axis:
     lanes = anchor.shape[:axis] + anchor.shape[axis + 1 :]
     if layout is not None and layout.offsets is not None:
         lanes = (layout.lanes,)
-        if lanes == anchor.shape and (np.diff(layout.offsets) != 1).any():
-            raise ValueError(
-                f"next_value has shape {lanes}, which is both one value a step and one a sequence; leave empty sequences out of offsets"
-            )
     if next_value.shape == anchor.shape:
         return next_value
     if layout is not None and layout.env_id is not None:
@@ -255,8 +256,8 @@ def _lined_up(kernel: str, ready: list[Any], axis: int, out: Any, optional: bool
     return result
 
 
-def as_fraction(name: str, value: Any, first: str, anchor: Array) -> Any:
-    """A float in [0, 1], or an array of such shaped like the anchor."""
+def as_fraction(name: str, value: Any, first: str, anchor: Array, read: Array | None = None) -> Any:
+    """A float in [0, 1], or an array of such shaped like the anchor; with `read`, of such where that is True."""
     if isinstance(value, (bool, np.bool_, str, bytes)) or value is None:
         raise TypeError(f"{name} is {value!r}; a number in [0, 1], or an array of them shaped like {first}, is wanted")
     if isinstance(value, numbers.Real):
@@ -268,8 +269,9 @@ def as_fraction(name: str, value: Any, first: str, anchor: Array) -> Any:
     if array.ndim == 0:
         return as_fraction(name, float(array), first, anchor)
     same_shape(name, array, first, anchor)
-    if array.size and not (array.min() >= 0 and array.max() <= 1):
-        where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)))[0])
+    at: Any = True if read is None else read
+    if not (array.min(initial=1, where=at) >= 0 and array.max(initial=0, where=at) <= 1):
+        where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)) & at)[0])
         raise ValueError(f"{name}[{', '.join(map(str, where))}] is {array[where]}; numbers in [0, 1] are wanted")
     return array
 
@@ -325,21 +327,20 @@ def _over_rows(kernel: str, args: tuple[Any, ...], out: Any) -> Any:
         rows if SPANS[kernel][x] == "row" else anchor.shape[-1:] if x in shared else anchor.shape for x in outputs
     ]
 
+    one_axis = {x for x in outputs if SPANS[kernel][x] == "row" or x in shared}
+
     def run(*outs: Any) -> Any:
-        flat = (
-            None
-            if outs[0] is None
-            else tuple(
-                o.reshape(-1, actions) if o.ndim > 1 and SPANS[kernel][x] != "row" else o.reshape(-1)
-                for o, x in zip(outs, outputs, strict=True)
+        flat = None
+        if outs[0] is not None:
+            flat = tuple(
+                o.reshape(-1) if x in one_axis else o.reshape(-1, actions) for o, x in zip(outs, outputs, strict=True)
             )
-        )
         done = _core.run_rows(kernel, tuple(ready), flat)
         if type(done) is int:
             explain_row(dict(zip(given, ready, strict=True)), done, rows)
         if len(outputs) > 1:
             return tuple(array.reshape(shape) for array, shape in zip(done, shapes, strict=True))
-        return (done[0] if flat else done).reshape(shapes[0])
+        return done.reshape(shapes[0])
 
     dtype = np.dtype(np.int64) if KINDS[kernel][outputs[0]] == "OUT_INDEX" else anchor.dtype
     return into_each(out, shapes, dtype, ready, run) if len(outputs) > 1 else into(out, shapes[0], dtype, ready, run)
@@ -412,7 +413,7 @@ def at_home(value: Any) -> Callable[[Any], Any]:
     def convert(result: Any) -> Any:
         if isinstance(result, tuple):
             return tuple(map(convert, result))
-        return space.from_dlpack(result) if isinstance(result, np.ndarray) else result
+        return space.from_dlpack(np.asarray(result)) if isinstance(result, (np.ndarray, np.generic)) else result
 
     return convert
 
@@ -422,10 +423,12 @@ def at_home(value: Any) -> Callable[[Any], Any]:
 
 def as_floats(name: str, value: Any, like: tuple[str, Array] | None = None) -> Array:
     """A native float32 or float64 array; with `like`, of that dtype. float16 and bfloat16 are widened, which loses nothing; else only lists
-    and other dtype-less values are converted."""
+    and other dtype-less values are converted, whether their numbers are written 1.0 or 1."""
     if type(value) is np.ndarray and value.dtype in FLOATS and (like is None or value.dtype == like[1].dtype):
         return plain(value)
     array = as_array(name, value)
+    if array.dtype.kind in "iu" and not hasattr(value, "dtype"):
+        array = array.astype(np.float64)
     if array.dtype == np.float16:
         array = array.astype(np.float32 if like is None else like[1].dtype)
     if like is not None:

@@ -344,8 +344,6 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
             array = <cnp.ndarray>arg
             if not same_shape(array, first):
                 return None
-            if i == role.next_value and not checked and short_ndim == ndim and ends == steps:
-                return None  # one a step or one a sequence: `_check` decides
         operands[i].data = cnp.PyArray_BYTES(array)
         operands[i].stride0 = cnp.PyArray_STRIDE(array, t_axis)
         operands[i].stride1 = cnp.PyArray_STRIDE(array, n_axis) if ndim == 2 else 0

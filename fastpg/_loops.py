@@ -22,6 +22,8 @@ Mode = Literal["", "skip", "zero", "reset"]  # of the mask; empty without one
 Carry = Literal["", "number", "array"]  # of a step; empty without one
 Loop = Callable[..., None]
 
+COEFFICIENTS = ("gamma", "lambda_", "alpha")  # by which a trace decays through a gap whose arrays count as 0
+
 
 class Layout(NamedTuple):
     """What a loop is compiled for, besides what it computes; and what the state of a lane is called in it."""
@@ -233,7 +235,7 @@ def _item(array: str, of: Input, layout: Layout) -> str:
     """What a step is handed for a parameter."""
     if of.kind != "array":
         return array if of.kind == "number" else layout.after
-    if layout.mode != "zero":
+    if layout.mode != "zero" or of.name in COEFFICIENTS:
         return f"{array}[i]"
     return f"({array}[i] and live[i])" if of.flag else f"({array}[i] if live[i] else zero)"
 

@@ -9,7 +9,12 @@ finds them again in the next process.
 import functools
 import hashlib
 import inspect
+import os
+import pickle
+import warnings
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -17,7 +22,9 @@ import numpy as np
 from llvmlite import binding, ir
 from numba.core import cgutils, types
 from numba.core.errors import TypingError
+from numba.core.serialize import dumps
 from numba.extending import intrinsic, overload
+from numba.np import linalg
 from numpy.typing import NDArray
 
 import fastpg
@@ -27,6 +34,24 @@ _SUFFIX = {types.float32: "f32", types.float64: "f64"}
 _KERNELS: dict[str, list[tuple[str, str]]] = _core.kernels()
 _CHANGED = -2  # what a call gives, in place of a bad row, where it was compiled for another version of the kernel
 _digests: dict[str, NDArray[np.int64]] = {}  # where compiled code finds the digest of each kernel
+
+
+def _light_arrays() -> None:
+    """Imports Numba's array functions without scipy.linalg, which takes them 0.15 s of 0.35.
+
+    They look only whether it is there, and it is: SciPy is a requirement of fastpg. Functions that call it look again.
+    """
+    look = getattr(linalg, "ensure_blas", None)
+    if look is None:  # it is not public
+        return
+    linalg.ensure_blas = lambda: None
+    try:
+        import_module("numba.np.arraymath")
+    finally:
+        linalg.ensure_blas = look
+
+
+_light_arrays()
 
 
 @functools.cache
@@ -40,6 +65,78 @@ def register() -> None:
         name, function = _public(kernel)
         if function is not None:
             overload(function)(_typing(kernel, name, function))
+
+
+def cached(function: Callable[..., Any], signature: Any = None, **options: Any) -> Any:
+    """numba.njit(cache=True, nogil=True) for functions that call those of fastpg/envs: its cache ends where one of those files changes too.
+
+    Where there is nowhere to keep a cache it is a warning, and the function is compiled anew in every process.
+    """
+    dispatcher = numba.njit(**{"nogil": True, **options})(function)
+    path = inspect.getfile(function)
+    try:
+        dispatcher.enable_caching()
+    except RuntimeError:  # no folder can be written to; or it was typed at a prompt, and there is no file
+        if os.path.exists(path):
+            _tell_uncached(os.path.dirname(path))
+    else:
+        dispatcher._cache._cache_file = _Files(dispatcher._cache)
+    if signature is not None:
+        dispatcher.compile(signature)
+    return dispatcher
+
+
+def _tell_uncached(folder: str) -> None:
+    warnings.warn(
+        f"compiled code cannot be kept in {folder} nor in ~/.cache/numba, so that every process spends seconds on compiling it "
+        f"again; make one of them writable, or set NUMBA_CACHE_DIR to a folder that is",
+        stacklevel=2,
+    )
+
+
+@functools.cache
+def _sources() -> bytes:
+    files = sorted(Path(__file__).parent.glob("envs/*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
+
+
+class _Files:
+    """Where a function's cache is kept: a file for each signature and processor, written in one piece and checked when read.
+
+    Numba's own way is an index and numbered files. It asks whether the function's own file has changed, but not those of
+    the functions compiled into it; and of two processes that fill it at the same time for different signatures, the one may
+    leave its code under the other's entry.
+    """
+
+    def __init__(self, cache: Any) -> None:
+        self._start = os.path.join(cache.cache_path, cache._impl.filename_base)
+        self._version = repr((numba.__version__, cache._impl.locator.get_source_stamp(), _sources()))
+
+    def _path(self, key: Any) -> str:
+        return f"{self._start}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+
+    def _digest(self, key: Any, data: bytes) -> bytes:
+        return hashlib.sha256(repr((self._version, key)).encode() + data).digest()
+
+    def load(self, key: Any) -> Any:
+        """What save was given, or None where there is nothing of this version in full."""
+        try:
+            with open(self._path(key), "rb") as file:
+                digest, data = file.read(32), file.read()
+        except OSError:
+            return None
+        return pickle.loads(data) if digest == self._digest(key, data) else None
+
+    def save(self, key: Any, entry: Any) -> None:
+        data, path = dumps(entry), self._path(key)
+        temporary = f"{path}.{os.getpid()}"
+        try:
+            with open(temporary, "wb") as file:
+                file.write(self._digest(key, data) + data)
+            os.replace(temporary, path)
+        except OSError:
+            _tell_uncached(os.path.dirname(path))
+            Path(temporary).unlink(missing_ok=True)
 
 
 def _digest(kernel: str) -> int:

@@ -63,7 +63,7 @@ def scan(
     Layouts: (T,) or time-major (T, N); batch-major (B, T) with axis=1; packed (T,) with `offsets`, B+1 integers from 0 to T; lanes
     that take turns in (T,) with `env_id`, the lane of each step, any integers. `mask`, bool, shaped like the first array, is False
     where there is no step: results are 0 there, and the recursion passes through (mask_mode="skip"), or runs on with all of that
-    step's arrays read as 0 ("zero"), or starts anew before the gap ("reset").
+    step's arrays but gamma, lambda_ and alpha read as 0 ("zero"), or starts anew before the gap ("reset").
 
     A parameter named `truncated` is True at the last step of each lane: the end of a buffer is a truncation. If the step has
     both `value` and `next_value`, the latter may be V after the last step of each lane alone, and is value[t+1] elsewhere: (N,),
@@ -93,7 +93,8 @@ def scan(
         raise ValueError(f"{first} has shape {x.shape}; (T,) or (T, N) is wanted, (B, T) with axis=1")
     axis = as_axis(axis, x.ndim)
     batch = _as_batch(first, x, axis, offsets, env_id, mask, mask_mode)
-    arrays = {name: _prepare(name, value, first, x) for name, value in given.items()}
+    read = batch.live if batch.layout.mode in ("skip", "reset") else None
+    arrays = {name: _prepare(name, value, first, x, read) for name, value in given.items()}
     after = _after(step, arrays, batch, first, x)
     inputs = []
     for name, array in arrays.items():
@@ -279,14 +280,15 @@ def _bind(step: Any, defaults: dict[str, Any], args: tuple[Any, ...], kwargs: di
     return {name: given[name] for name in defaults}
 
 
-def _prepare(name: str, value: Any, first: str, x: Array) -> Array:
-    """An argument as the loops take it: native and in C order, in the dtype of x or bool. Numbers become 0-d arrays."""
+def _prepare(name: str, value: Any, first: str, x: Array, read: Array | None) -> Array:
+    """An argument as the loops take it: native and in C order, in the dtype of x or bool. Numbers become 0-d arrays.
+    gamma and lambda_ are looked at where `read` is True; None for everywhere."""
     if name == first:
         array = x
     elif name in ("terminated", "truncated"):
         array = as_flags(name, value)
     elif name in ("gamma", "lambda_"):
-        array = np.asarray(as_fraction(name, value, first, x), x.dtype)
+        array = np.asarray(as_fraction(name, value, first, x, read), x.dtype)
     else:
         array = as_array(name, value)
         if array.ndim == 0 and array.dtype.kind in "iuf":

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastpg import _core
-from fastpg._check import as_array, as_flags, as_floats, as_index, at_home, into
+from fastpg._check import as_array, as_flags, as_floats, as_fraction, as_index, at_home, into
 from fastpg._tokens import Tokens
 from fastpg.returns import reward_to_go
 
@@ -230,6 +230,7 @@ def token_advantage(
         if name in conventions:
             raise TypeError(f"{name} is given; token_advantage reads the lengths off mask or offsets and has no out")
     rewards = as_floats("reward", reward)
+    as_fraction("gamma", gamma, "reward", rewards)
     tokens = Tokens("reward", rewards.shape, mask, offsets)
     r, sequences = tokens.pick("reward", rewards).astype(np.float64), len(tokens.length)
     if baseline is not None:
@@ -240,7 +241,7 @@ def token_advantage(
     else:
         if baseline is not None:
             raise TypeError(f"baseline is given, but kind is {kind!r}; only remax takes one")
-        score = np.bincount(tokens.sequence, r, sequences)
+        score = np.bincount(tokens.sequence, r, sequences).astype(np.float64, copy=False)  # of nothing: integers
         some = None if tokens.length.all() else tokens.length > 0
         a = np.repeat(
             group_advantage(score, group, kind, length=tokens.length, mask=some, **conventions), tokens.length
@@ -372,6 +373,10 @@ def _codes(group: Any, m: int) -> tuple[Array, int]:
                 f"group is {size}, the size of consecutive groups; a divisor of the number of samples, {m}, is wanted"
             )
         return np.repeat(np.arange(m // size), size), m // size
+    if isinstance(group, np.ma.MaskedArray):
+        raise TypeError(
+            "group is a masked array; a plain array is wanted, group.filled(...) says what stands in the gaps"
+        )
     keys = group if isinstance(group, (list, tuple)) else np.asarray(group)
     if isinstance(keys, np.ndarray) and keys.ndim == 0:
         raise TypeError(

@@ -144,6 +144,7 @@ def natural_gradient(
     """
     from scipy.sparse.linalg import LinearOperator, cg
 
+    _as_function("fisher_vector_product", fisher_vector_product)
     g = _as_vector("grad", grad)
     least = _as_number("damping", damping, 0.0)
     closest = _as_number("tolerance", tolerance, 0.0)
@@ -210,6 +211,7 @@ def trust_region_step(
     >>> step.parameters, step.accepted  # |x - 1| = sqrt(2 * 0.02)
     (array([0.8]), True)
     """
+    _as_function("evaluate", evaluate)
     theta = _as_vector("parameters", parameters)
     g = _as_vector("grad", grad)
     if g.shape != theta.shape:
@@ -249,6 +251,11 @@ def _as_vector(name: str, value: Any) -> Array:
         where = int(np.argmin(np.isfinite(vector)))
         raise ValueError(f"{name}[{where}] is {vector[where]}; finite numbers are wanted")
     return vector
+
+
+def _as_function(name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}; a function is wanted")
 
 
 def _as_number(name: str, value: Any, least: float) -> float:

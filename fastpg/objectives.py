@@ -3,7 +3,8 @@
     loss = sum of c l,    grad = d loss / d log_prob = c l',    one l and one share c for each token
 
 A batch is padded, (B, T) with a bool `mask`, or packed, (M,) with `offsets` (B + 1 integers from 0 to M) and a mask where wanted; (M,)
-alone is one sequence, as the steps of a classic minibatch are. `advantage` and `weight` may also have one item a sequence, (B,).
+alone is one sequence, as the steps of a classic minibatch are. `advantage` and `weight` may also have one item a sequence, (B,);
+where packed sequences are as many as their tokens, it is one a token.
 
 Masked slots. Nothing in them is read: garbage, NaN or inf there changes no bit of any result, and the gradient there is 0. NaN in any other
 slot surfaces: in the loss, and in the gradient of that token, or of its sequence where the loss reads the sequence. A batch without a
@@ -305,7 +306,7 @@ def rollout_correction(
 
     Where `policy_loss` takes the result as `weight`, a rejected token is still counted in the mean; where it takes `keep` as `mask`, it is
     not. Several corrections combine as products of weights and of masks. level defaults to "token", and to "mean" for k1, k2, k3. low
-    and high are None for no bound. The gradient does not pass.
+    and high are None for no bound; a bound that a kind does not read is a TypeError. The gradient does not pass.
 
     log_ratio_bound: d, and its sum, are held in [-20, 20] before exp. log_prob is that of the policy in training, current or old. Shapes as
     in `policy_loss`; opsm needs `advantage`. Returns weight with the shape and dtype of log_prob, 0 where masked or rejected, keep (bool,
@@ -340,8 +341,14 @@ def rollout_correction(
         raise TypeError(f"rollout_log_prob is None; an array shaped like log_prob {b.shape} is wanted")
     if kind == "opsm" and (advantage is None or high is None):
         raise TypeError(f"{'advantage' if advantage is None else 'high'} is None; opsm needs it")
+    for side, given, without in (("low", low, ("is", "opsm")), ("high", high, ("is",))):
+        if given is not None and kind in without:
+            raise TypeError(f"{side} is {given!r}, but {kind} has no such bound; None is wanted")
     least = -np.inf if low is None else _number("low", low)
     most = np.inf if high is None else _number("high", high)
+    if least > most:
+        raise ValueError(f"low is {low} and high is {high}; low at most high is wanted")
+    a = b.tokens_or_sequences("advantage", advantage) if advantage is not None else None
     at, sequence, count = b.where()
     bound = _bound("log_ratio_bound", log_ratio_bound)
     with np.errstate(all="ignore"):
@@ -364,8 +371,7 @@ def rollout_correction(
             kept = w != 0
         else:
             if kind == "opsm":
-                a = b.spread(b.tokens_or_sequences("advantage", advantage)).reshape(-1)[at]
-                kept = ~((a < 0) & (over_sequence(-raw, "mean") > most))
+                kept = ~((b.spread(a).reshape(-1)[at] < 0) & (over_sequence(-raw, "mean") > most))
             else:
                 k = {"k1": -d, "k2": d * d / 2, "k3": np.expm1(d) - d}[kind]
                 if level == "max":
@@ -560,6 +566,10 @@ def _stats(sums: dict[str, float]) -> dict[str, float]:
 
 
 def _quantiles(quantile: Any, b: _Batch, old: Any, bound: float) -> dict[str, float]:
+    try:
+        quantile = tuple(quantile)
+    except TypeError:
+        raise TypeError(f"quantile is {quantile!r}; a tuple of numbers in [0, 1] is wanted") from None
     if not quantile:
         return {}
     if not all(0 <= _number("quantile", q) <= 1 for q in quantile):

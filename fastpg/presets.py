@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastpg import objectives, returns
-from fastpg._check import as_flags, as_floats, at_home, same_shape
+from fastpg._check import as_bound, as_flags, as_floats, at_home, same_shape
+from fastpg._tokens import Tokens
 
 __all__ = ["PRESETS", "Preset", "compare_presets"]
 
@@ -147,19 +148,22 @@ class Preset:
         return at_home(advantage)(result)  # type: ignore[no-any-return]
 
     def _denominator(self, x: Array, mask: Array | None, offsets: Any, max_length: float | None) -> float | None:
+        longest = None if max_length is None else as_bound("max_length", max_length)
         by_rows = self.empty_rows and self.aggregate.startswith("seq")
         if not by_rows and self.per_length is None:
             return None
-        rows = x.shape[0] if x.ndim == 2 else 1 if offsets is None else len(np.asarray(offsets)) - 1
+        if offsets is None and x.ndim == 1:
+            offsets = [0, len(x)]
+        rows = x.shape[0] if offsets is None else len(np.asarray(offsets)) - 1
         if by_rows:
             return float(max(rows, 1))
-        if self.per_length == "kept_rows" and mask is not None and x.ndim == 2:
-            rows = int(mask.any(axis=1).sum())
-        if max_length is None and x.ndim != 2:
+        if self.per_length == "kept_rows":
+            rows = int(np.count_nonzero(Tokens("log_prob", x.shape, mask, offsets).length))
+        if longest is None and x.ndim != 2:
             raise TypeError(
                 f"max_length is None; {self.name} divides by a length, and packed sequences have no width to take it from"
             )
-        return float(max(rows, 1)) * float(x.shape[1] if max_length is None else max_length) or 1.0
+        return float(max(rows, 1)) * (float(x.shape[1]) if longest is None else longest) or 1.0
 
 
 def _presets() -> Mapping[str, Preset]:

@@ -82,9 +82,9 @@ def _in_every_layout(plain: Callable[..., Any]) -> Callable[..., Any]:
                     value_after = of_piece.get("next_value")
                     if value_after is not None and np.ndim(value_after) == 0 and "value" in of_piece:
                         after = np.append(np.where(gaps, 0, of_piece["value"])[1:], value_after)
-                        of_piece = {n: _zeroed(x, gaps) for n, x in of_piece.items()} | {"next_value": after}
+                        of_piece = {n: _zeroed(n, x, gaps) for n, x in of_piece.items()} | {"next_value": after}
                     else:
-                        of_piece = {n: _zeroed(x, gaps) for n, x in of_piece.items()}
+                        of_piece = {n: _zeroed(n, x, gaps) for n, x in of_piece.items()}
                 got = plain(**of_piece)
                 got = got if isinstance(got, tuple) else (got,)
                 results = results or [np.zeros(reward.size, reward.dtype) for _ in got]
@@ -133,7 +133,10 @@ def _part(name: str, x: Any, reward: Array, at: Array, lane: int, last: bool) ->
     return x
 
 
-def _zeroed(x: Any, gaps: Array) -> Any:
+def _zeroed(name: str, x: Any, gaps: Array) -> Any:
+    """0 in the gaps, but for that by which the trace decays through them."""
+    if name in ("gamma", "lambda_", "alpha"):
+        return x
     return np.where(gaps, np.zeros((), x.dtype), x) if np.shape(x) == gaps.shape else x
 
 

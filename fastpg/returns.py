@@ -18,7 +18,8 @@ Every function takes every layout, in any strides; float32 or float64 stay what 
 elsewhere, and a truncated step anywhere but there is refused, because the value of the state it led to is nowhere in the arguments.
 In one dimension the shape of `reward` always means one value a step. Past a gap, `value[t+1]` is that of the lane's next unmasked step
 ("skip"), or 0 ("zero").
-`gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`. A coefficient of 0 reads nothing: NaN and inf reach the
+`gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`, which are read at masked steps in mode "zero" alone: the
+trace decays by them there. A coefficient of 0 reads nothing: NaN and inf reach the
 steps before them in the same episode and no others. `out` receives the result, a tuple of two arrays both results.
 
 CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind; float16 and bfloat16 are computed
@@ -516,15 +517,18 @@ def baselined(
     return home(into(out, returns.shape, returns.dtype, [where], run))
 
 
+def _less_value(r: Any, v: Any, nv: Any, te: Any, tr: Any, g: Any, *, mask: Any, out: Any, **how: Any) -> Array:
+    returns = reward_to_go(r, nv, te, tr, g, mask=mask, **how)  # not into out, which may be v
+    return baselined(returns, v, mask=mask, out=returns if out is None and isinstance(returns, np.ndarray) else out)
+
+
 Estimate = Callable[..., Array]
 
 # The taxonomy: each kind from the same seven arguments (r, v, v', terminated, truncated, gamma, lambda) and the layout.
 _PSI: dict[str, Estimate] = {
     "total_return": lambda r, v, nv, te, tr, g, la, **how: total_return(r, te, tr, g, **how),
     "reward_to_go": lambda r, v, nv, te, tr, g, la, **how: reward_to_go(r, nv, te, tr, g, **how),
-    "baselined": lambda r, v, nv, te, tr, g, la, **how: baselined(
-        reward_to_go(r, nv, te, tr, g, **how), v, mask=how["mask"]
-    ),
+    "baselined": lambda r, v, nv, te, tr, g, la, **how: _less_value(r, v, nv, te, tr, g, **how),
     "q": lambda r, v, nv, te, tr, g, la, **how: lambda_return(r, nv, te, tr, g, la, **how),
     "gae": lambda r, v, nv, te, tr, g, la, **how: gae(r, v, nv, te, tr, g, la, **how),
     "td_residual": lambda r, v, nv, te, tr, g, la, **how: td_residual(r, v, nv, te, tr, g, **how),
@@ -547,6 +551,7 @@ def psi(
     env_id: ArrayLike | None = None,
     mask: ArrayLike | None = None,
     mask_mode: str = "skip",
+    out: Array | None = None,
 ) -> Array:
     """The taxonomy as one call: what stands beside grad log pi in the policy gradient.
 
@@ -565,7 +570,7 @@ def psi(
     >>> psi("td_residual", [1.0], [2.0], [3.0], [False], [False], gamma=0.5)
     array([0.5])
     """
-    if kind not in _PSI:
+    if kind not in PSI:
         raise ValueError(f"kind is {kind!r}; one of {', '.join(PSI)} is wanted")
-    how = {"axis": axis, "offsets": offsets, "env_id": env_id, "mask": mask, "mask_mode": mask_mode}
+    how = {"axis": axis, "offsets": offsets, "env_id": env_id, "mask": mask, "mask_mode": mask_mode, "out": out}
     return _PSI[kind](reward, value, next_value, terminated, truncated, gamma, lambda_, **how)

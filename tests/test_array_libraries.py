@@ -86,6 +86,21 @@ def test_numpy_half_precision_is_computed_in_float32():
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, [3, 4, 4])
     assert fastpg.baselined(np.zeros(2), np.ones(2, np.float16)).dtype == np.float64
+    logits = np.array([[0.0, 3.0, 1.0]] * 50, np.float16)
+    drawn = categorical.sample(logits, np.random.default_rng(0))
+    np.testing.assert_array_equal(drawn, categorical.sample(logits.astype(np.float32), np.random.default_rng(0)))
+
+
+def test_one_row_without_a_leading_axis_comes_back_in_kind():
+    torch = pytest.importorskip("torch")
+    x, one = torch.zeros(3), torch.ones(3)
+    for got in (
+        categorical.entropy(x),
+        fastpg.squashed_gaussian.entropy(x, x),
+        fastpg.beta.entropy(one, one),
+        fastpg.beta.log_prob(one, one, one / 2),
+    ):
+        assert isinstance(got, torch.Tensor) and got.shape == () and got.dtype == torch.float32
 
 
 @pytest.mark.parametrize("actions", [2, 18, 200])

@@ -318,3 +318,16 @@ def test_baselined_refuses_what_it_cannot_subtract():
 def test_kl_grad_wants_a_known_side():
     with pytest.raises(ValueError, match="wrt is 'both'"):
         categorical.kl_grad(np.zeros((1, 2)), np.zeros((1, 2)), np.ones(1), wrt="both")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_may_be_written_without_a_point_in_lists_but_not_come_as_integers_in_arrays(dtype):
+    value, no = np.array([0, 1, 0], dtype), [False] * 3
+    got = fastpg.gae(value, [0, 1, 0], 2, no, no, gamma=1)
+    wanted = fastpg.gae(value, value, dtype(2), no, no, gamma=1.0)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, wanted)
+    np.testing.assert_array_equal(fastpg.reward_to_go([1, 2, 4], gamma=0.5), [3, 4, 4])
+    for bad in (np.array([1, 2, 4]), [True, False, True]):
+        with pytest.raises(TypeError, match="reward has dtype"):
+            fastpg.reward_to_go(bad)

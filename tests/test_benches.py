@@ -88,3 +88,28 @@ def test_a_fraction_of_copy_is_taken_at_the_same_number_of_threads(script):
         ("gae", "128 x 8", "float32"), next(iter(table.read(_measured("x")).values())), {1: 9.216e9, 2: 18.432e9}
     )
     assert row[-3:] == ["0.50", "4.00", "0.50"]  # 18,432 bytes in 2 us and in 4 us
+
+
+def test_results_run_where_it_is_fastest_unless_that_twin_has_settings_of_its_own(script):
+    id_of = script("results").id_of
+    tables = {"CartPole-v1.ppo": (), "fastpg/CartPole-v1.ppo": (), "CartPole-v1.a2c": (), "LunarLander-v3.ppo": ()}
+    assert id_of("CartPole-v1", "a2c", tables) == "fastpg/CartPole-v1"
+    assert id_of("CartPole-v1", "ppo", tables) == "CartPole-v1"
+    assert id_of("fastpg/CartPole-v1", "ppo", tables) == "fastpg/CartPole-v1"
+    assert id_of("LunarLander-v3", "ppo", tables) == "envpool:LunarLander-v3"
+    assert id_of("BipedalWalker-v3", "ppo", tables) == "BipedalWalker-v3"
+
+
+def test_results_of_twins_stand_in_one_table_with_what_others_publish(script):
+    results = script("results")
+    runs = [{"mean_return": mean, "seconds": 2.0, "steps": 1000, "solved_at_step": 500} for mean in (490.0, 500.0)]
+    kept = {id: results.summary(id, "ppo", "fastpg", runs, id) for id in ("CartPole-v1", "fastpg/CartPole-v1")}
+    kept["Pendulum"] = results.summary("Pendulum-v1", "ppo", "fastpg", runs, "fastpg/Pendulum-v1")
+    page = results.page(kept)
+    assert page.count("\n## ") == 2
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
+    numbers = ["2", "495.0", "5.0", "490.0", "1,000", "2.0", "500"]
+    assert rows[2] == ["**fastpg**, CartPole-v1", *numbers, "2/2"]
+    assert rows[3] == ["**fastpg**, fastpg/CartPole-v1", *numbers, "2/2"]
+    assert rows[4][0].startswith("[SB3 zoo]") and rows[4][2] == "500.0 +- 0.0"
+    assert ["**fastpg**, fastpg/Pendulum-v1", *numbers, "-"] in rows  # it has no threshold

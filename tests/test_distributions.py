@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, stats
 
 import fastpg
-from fastpg import bernoulli, beta, gaussian, multi_categorical, reference, squashed_gaussian
+from fastpg import bernoulli, beta, categorical, gaussian, multi_categorical, reference, squashed_gaussian
 from fastpg.testing import compare
 
 SIZES = (2, 5, 3)
@@ -768,6 +768,8 @@ REFUSED = [
     (multi_categorical.mode, (Z - np.inf, [1, 3]), ValueError, r"component 0: logits\[0\] has no legal action"),
     (multi_categorical.entropy, (Z, [1, 3], Z > 0), ValueError, "component 0: .*legal allows none"),
     (multi_categorical.kl, (Z, [1, 3], Z[:1]), ValueError, r"other has shape \(1, 4\)"),
+    (squashed_gaussian.log_prob_grad, (Z, Z, Z[:1], W), ValueError, r"pre_action has shape \(1, 4\), but mean has"),
+    (squashed_gaussian.log_prob_grad, (Z, Z, Z.astype(int), W), TypeError, "pre_action has dtype int64"),
 ]
 
 
@@ -832,6 +834,39 @@ def test_out_receives_the_result_even_where_it_overlaps_an_input(rng):
     last = x.copy()
     multi_categorical.entropy(last, SIZES, out=last[:, -1])
     np.testing.assert_array_equal(last[:, -1], multi_categorical.entropy(x, SIZES))
+
+
+@pytest.mark.parametrize("lead", [(), (1,), (5,), (2, 3), (0,), (2, 0)])
+@pytest.mark.parametrize("form", [np.asarray, np.ndarray.tolist, lambda x: x.astype(x.dtype.newbyteorder(">"))])
+def test_out_takes_every_shape_and_whatever_the_arguments_are_made_of(lead, form, rng):
+    actions, weight = rng.integers(0, 2, lead), rng.standard_normal(lead)
+    x, y, z = (rng.standard_normal((*lead, 3)) for _ in range(3))
+    bits = rng.integers(0, 2, (*lead, 3))
+    log_std = (y, y[..., 0, :]) if len(lead) == 1 and lead[0] else (y,)
+    calls = [
+        (categorical.log_prob, (x, actions)),
+        (categorical.log_prob_grad, (x, actions, weight)),
+        (categorical.kl_grad, (x, y, weight)),
+        (bernoulli.log_prob, (x, bits)),
+        (bernoulli.entropy_grad, (x, weight)),
+        *((gaussian.log_prob, (x, s, z)) for s in log_std),
+        *((gaussian.log_prob_grad, (x, s, z, weight)) for s in log_std),
+        *((gaussian.kl_grad, (x, s, z, s, weight)) for s in log_std),
+    ]
+    if 0 in lead and form is np.ndarray.tolist:
+        pytest.skip("an empty list has no last axis")
+    for function, arguments in calls:
+        wanted = function(*arguments)
+        both = isinstance(wanted, tuple)
+        outs = [np.full(np.shape(one), np.nan) for one in (wanted if both else (wanted,))]
+        got = function(*map(form, arguments), out=tuple(outs) if both else outs[0])
+        for one, out, want in zip(got if both else (got,), outs, wanted if both else (wanted,), strict=True):
+            assert one is out
+            np.testing.assert_array_equal(out, want)
+    np.testing.assert_array_equal(
+        multi_categorical.entropy_grad(form(x), (1, 2), form(weight)),
+        np.concatenate([categorical.entropy_grad(part, weight) for part in (x[..., :1], x[..., 1:])], axis=-1),
+    )
 
 
 def test_inputs_are_left_alone(rng):

@@ -777,6 +777,17 @@ def test_packed_tokens_give_what_padded_ones_give_and_garbage_between_them_chang
         np.testing.assert_array_equal(part.reshape(mask.shape), got)
 
 
+@pytest.mark.parametrize("kind", GROUP_KINDS)
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (3, 0)])
+def test_a_batch_without_a_single_token_has_no_advantages(kind, shape):
+    reward, group, mask = np.full(shape, np.nan), ["a"] * shape[0], np.zeros(shape, bool)
+    for dtype in (np.float32, np.float64):
+        keywords = {"baseline": np.zeros(shape[0], dtype)} if kind == "remax" else {}
+        got = token_advantage(reward.astype(dtype), group, kind, mask=mask, **keywords)
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, np.zeros(shape))
+
+
 def test_a_sequence_without_tokens_is_no_sample(rng):
     reward, mask, group = sequences(rng)
     got = token_advantage(reward, group, "dr_grpo", mask=mask)
@@ -884,6 +895,7 @@ def test_sums_of_squared_probabilities_as_verl_states_them():
         (TypeError, r"group is None; a key for each of the 4 samples", {"group": None}),
         (TypeError, r"group is 'abcd'; a key for each of the 4 samples", {"group": "abcd"}),
         (TypeError, r"group is True; a key for each", {"group": True}),
+        (TypeError, "group is a masked array; a plain array", {"group": np.ma.masked_array([1, 1, 2, 2], [0, 1, 0, 0])}),
         (ValueError, "group is 0, the size of consecutive groups", {"group": 0}),
         (ValueError, "ddof is 2; 0 or 1", {"ddof": 2}),
         (ValueError, "ddof is True; 0 or 1", {"ddof": True}),
@@ -935,6 +947,8 @@ def test_refusals_name_the_argument(error, message, change):
         (TypeError, r"baseline is None, but kind is 'remax'", {"kind": "remax"}),
         (TypeError, r"baseline is given, but kind is 'grpo'", {"baseline": [0.0, 0.0]}),
         (ValueError, r"kind is 'otb'; one of", {"kind": "otb"}),
+        (ValueError, "gamma is nan; a number in", {"gamma": np.nan}),
+        (TypeError, "gamma is '1'; a number in", {"gamma": "1"}),
     ],
 )  # fmt: skip
 def test_refusals_of_token_advantage_name_the_argument(error, message, change):

@@ -185,8 +185,13 @@ def test_psi_is_each_of_the_six(rng):
         np.testing.assert_array_equal(fastpg.psi(kind, **b, gamma=0.9, lambda_=0.8), wanted)
         turned = {k: a.T for k, a in b.items()}
         np.testing.assert_array_equal(fastpg.psi(kind, **turned, gamma=0.9, lambda_=0.8, axis=1), wanted.T)
-    with pytest.raises(ValueError, match="kind is 'best'; one of total_return"):
-        fastpg.psi("best", **b)
+        for arguments in (b, b | {"value": b["value"].copy()}):
+            out = np.empty((20, 3)) if arguments is b else arguments["value"]
+            assert fastpg.psi(kind, **arguments, gamma=0.9, lambda_=0.8, out=out) is out
+            np.testing.assert_array_equal(out, wanted)
+    for bad in ("best", ["gae"]):
+        with pytest.raises(ValueError, match="kind is .*; one of total_return"):
+            fastpg.psi(bad, **b)
 
 
 @pytest.mark.parametrize("shape", [(200, 3), (200, 18), (200, 300)])

@@ -15,6 +15,7 @@ TIME = [case for case in CASES if case.over_time]
 SHORT = [case for case in TIME if "value" in case.make(np.random.default_rng(), (1,), float)]
 MODES = [None, "skip", "zero", "reset"]
 DTYPES = [np.float32, np.float64]
+COEFFICIENTS = ("gamma", "lambda_", "alpha")
 CHUNK = {np.float32: 1024, np.float64: 512}  # items that the core walks at a time
 
 
@@ -84,6 +85,25 @@ def test_masks_over_lanes_and_batches(case, mode, dtype, isa, rng):
         wanted = case.expect(short | {"next_value": dtype(2)}, **masked(np.random.default_rng(1), 40, mode))
         got = case.call(short, **masked(np.random.default_rng(1), 40, mode))
         assert compare(got, wanted, case.near((40,))) == ""
+
+
+@named(TIME)
+@pytest.mark.parametrize("mode", MODES)
+def test_gamma_and_lambda_of_each_step_in_every_layout(case, mode, rng):
+    for shape, layout in [
+        ((40,), {"offsets": offsets_of(rng, 40, 9)}),
+        ((40,), {"env_id": rng.integers(0, 5, 40)}),
+        ((20, 7), {}),
+        ((7, 20), {"axis": 1}),
+    ]:
+        arguments = case.make(rng, shape, np.float64)
+        arguments |= {x: rng.random(shape) for x in COEFFICIENTS if x in arguments}
+        layout |= masked(rng, shape, mode)
+        wanted = case.expect(arguments, **layout)
+        assert compare(case.call(arguments, **layout), wanted, case.near(shape, False)) == "", layout
+        if mode in ("skip", "reset"):  # what a gap holds is not read; in mode zero the trace decays by it
+            garbage = {x: np.where(layout["mask"], a, np.nan) if x in COEFFICIENTS else a for x, a in arguments.items()}
+            assert compare(case.call(garbage, **layout), wanted, case.near(shape, False)) == "", layout
 
 
 @named(TIME)
@@ -285,8 +305,13 @@ def test_a_truncated_step_inside_a_lane_without_its_value_is_refused(rng):
     fastpg.gae(value, value, 0.0, no, cut, mask=mask)  # the last unmasked step
     with pytest.raises(ValueError, match="truncated is set at step 2"):
         fastpg.gae(value, value, 0.0, no, cut, mask=~mask | mask)
-    with pytest.raises(ValueError, match="which is both one value a step and one a sequence"):
-        fastpg.gae(value[:2], value[:2], np.zeros(2), no[:2], no[:2], offsets=[0, 0, 2])
+
+
+@named([case for case in TIME if "next_value" in case.make(np.random.default_rng(), (1,), float)])
+def test_next_value_shaped_like_reward_is_one_value_a_step_of_as_many_sequences_too(case, rng):
+    for offsets in ([0, 0, 1, 3], [0, 3, 3, 3], [0, 1, 2, 3]):
+        arguments = case.make(rng, (3,), np.float64)
+        equal(case, arguments, case.near((3,)), offsets=np.array(offsets))
 
 
 def test_window_lengths_and_clips_that_are_none():

@@ -285,6 +285,8 @@ REFUSED = [
         "damping is -1.0; a finite number of at least 0",
     ),
     (natural.natural_gradient, (IDENTITY, T), {"damping": "1"}, TypeError, "damping is '1'; a number is wanted"),
+    (natural.natural_gradient, (None, T), {}, TypeError, "fisher_vector_product is None; a function is wanted"),
+    (natural.trust_region_step, (T, T, IDENTITY, 0.5), {}, TypeError, "evaluate is 0.5; a function is wanted"),
     (natural.natural_gradient, (IDENTITY, T), {"iterations": 0}, ValueError, "iterations is 0; at least 1"),
     (natural.natural_gradient, (IDENTITY, T), {"iterations": 1.0}, TypeError, "iterations is 1.0; an integer"),
     (natural.natural_gradient, (IDENTITY, T), {"tolerance": np.inf}, ValueError, "tolerance is inf"),

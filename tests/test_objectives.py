@@ -574,6 +574,7 @@ def test_a_nan_of_the_rollout_surfaces_in_its_weight_and_in_the_loss():
         ({"kl_gradient": "true"}, ValueError, "kl_gradient is 'true'"),
         ({"log_ratio_bound": 0}, ValueError, "log_ratio_bound is 0; a number above 0"),
         ({"quantile": (2.0,)}, ValueError, r"quantile is \(2.0,\)"),
+        ({"quantile": 0.5}, TypeError, "quantile is 0.5; a tuple of numbers"),
         ({"out": np.zeros((3, 2))}, ValueError, r"out has shape \(3, 2\)"),
     ],
 )
@@ -602,6 +603,14 @@ def test_bad_offsets_are_refused(offsets):
         (("tis", [0.0], [0.0]), {"gate": "sequence"}, "gate is 'sequence'"),
         (("opsm", [0.0], [0.0]), {"high": 0.1}, "advantage is None"),
         (("is", [0.0], None), {}, "rollout_log_prob is None"),
+        (("is", [0.0], [0.0]), {"high": 2.0}, "high is 2.0, but is has no such bound"),
+        (
+            ("opsm", [0.0], [0.0]),
+            {"low": 0.0, "high": 1.0, "advantage": [1.0]},
+            "low is 0.0, but opsm has no such bound",
+        ),
+        (("tis", [0.0], [0.0]), {"low": 2.0, "high": 1.0}, "low is 2.0 and high is 1.0; low at most high"),
+        (("tis", [0.0], [0.0]), {"advantage": [1.0, 1.0]}, r"advantage has shape \(2,\)"),
     ],
 )
 def test_bad_corrections_are_refused_by_name(args, keywords, match):

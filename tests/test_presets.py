@@ -279,6 +279,20 @@ def test_group_advantages_are_those_of_the_preset_in_groups(name):
     np.testing.assert_array_equal(PRESETS[name].group_advantage(reward, group), wanted)
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_gives_packed_sequences_what_it_gives_padded_ones(name):
+    rng = np.random.default_rng(3)
+    x, old, a = -rng.random((4, 5)), -rng.random((4, 5)), rng.standard_normal((4, 5))
+    length = np.array([5, 0, 2, 3])
+    mask = np.arange(5) < length[:, None]
+    packed = {"offsets": np.concatenate([[0], np.cumsum(length)])}
+    draws = [{"rng": np.random.default_rng(0), "fraction": 0.5} if "cov" in name else {} for _ in range(2)]
+    loss, grad, _ = PRESETS[name].policy_loss(x, old, a, mask=mask, max_length=8, **draws[0])
+    got, flat, _ = PRESETS[name].policy_loss(x[mask], old[mask], a[mask], max_length=8, **packed, **draws[1])
+    assert got == pytest.approx(loss, rel=1e-13) and loss != 0
+    np.testing.assert_allclose(flat, grad[mask], rtol=1e-13)
+
+
 def test_what_a_library_does_not_have_is_refused_by_name():
     with pytest.raises(ValueError, match="sb3 has no advantage over groups"):
         PRESETS["sb3"].group_advantage([1.0], [0])
@@ -286,6 +300,9 @@ def test_what_a_library_does_not_have_is_refused_by_name():
         PRESETS["trl"].gae([1.0], [0.0], [0.0], [False], [False])
     with pytest.raises(TypeError, match="max_length is None; dr_grpo divides by a length"):
         PRESETS["dr_grpo"].policy_loss(np.zeros(3), np.zeros(3), np.ones(3), offsets=[0, 1, 3])
+    for bad, error in (("8", TypeError), (-8, ValueError), (np.nan, ValueError), (True, TypeError)):
+        with pytest.raises(error, match="max_length is "):
+            PRESETS["dr_grpo"].policy_loss(np.zeros((1, 3)), np.zeros((1, 3)), np.ones((1, 3)), max_length=bad)
     with pytest.raises(ValueError, match="other is 'x'; one of trl"):
         compare_presets({}, "trl", "x")
 

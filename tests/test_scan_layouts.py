@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastpg
 from fastpg import reference, scan, steps
 
 SAME_BITS = ["total_return", "reward_to_go", "td_residual", "gae", "gae_and_return", "lambda_return", "n_step_return"]
@@ -129,6 +130,21 @@ def test_scan_with_a_mask_is_its_specification(name, layout, mode):
             if mask.ndim == 1
             else (np.asarray(found)[..., ~mask] == 0).all()
         )
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["gae", "vtrace"])
+def test_the_trace_decays_through_a_gap_by_the_gamma_of_each_step(name, mode):
+    rng, shape = np.random.default_rng(0), (23,)
+    arguments = arguments_of(name, shape, np.float64, rng)
+    coefficients = {x: rng.random(shape) for x in ("gamma", "lambda_", "alpha") if x in arguments}
+    layout = {"mask": rng.random(shape) < 0.7, "mask_mode": mode}
+    wanted = specified(name, arguments | coefficients, **layout)
+    assert_same(name, run(name, arguments | coefficients, **layout), wanted)
+    np.testing.assert_allclose(getattr(fastpg, name)(**arguments | coefficients, **layout), wanted)
+    if mode != "zero":
+        garbage = {x: np.where(layout["mask"], a, np.nan) for x, a in coefficients.items()}
+        assert_same(name, run(name, arguments | garbage, **layout), wanted)
 
 
 @pytest.mark.parametrize("mode", [None, *MODES])

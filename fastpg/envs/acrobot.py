@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import float32, njit
+from numba import float32
 from numpy.typing import NDArray
 
+from fastpg._numba import cached
 from fastpg.envs.compiled import CompiledEnv
 from fastpg.envs.spaces import Discrete
 from fastpg.envs.streams import uniform
@@ -28,13 +29,13 @@ FASTEST = 4 * math.pi, 9 * math.pi
 START = 0.1
 
 
-@njit(cache=True)
+@cached
 def square(x: float) -> float:
     """x to the power of 2 as libm's pow rounds it, and so NumPy; LLVM would make x * x of a constant exponent."""
     return math.pow(x, 2.0 + 0.0 * x)
 
 
-@njit(cache=True)
+@cached
 def acceleration(theta1: float, theta2: float, speed1: float, speed2: float, torque: float) -> tuple[float, float]:
     """Of both angles, for links of mass and length 1, centre of mass at 0.5 and moment of inertia 1."""
     cos2, sin2 = math.cos(theta2), math.sin(theta2)
@@ -48,7 +49,7 @@ def acceleration(theta1: float, theta2: float, speed1: float, speed2: float, tor
     return -(d2 * second + phi1) / d1, second
 
 
-@njit(cache=True)
+@cached
 def wrap(x: float) -> float:
     """x less or plus 2 pi until it lies in [-pi, pi]."""
     while x > PI:
@@ -58,7 +59,7 @@ def wrap(x: float) -> float:
     return x
 
 
-@njit(cache=True)
+@cached
 def advance(state: Array, action: int, stream: Array) -> tuple[float, bool]:
     """Moves the state (theta1, theta2, theta1', theta2') by one step of 0.2 s."""
     a, b, c, d = state[0], state[1], state[2], state[3]
@@ -80,14 +81,14 @@ def advance(state: Array, action: int, stream: Array) -> tuple[float, bool]:
     return 0.0 if up else -1.0, up
 
 
-@njit(cache=True)
+@cached
 def restart(state: Array, stream: Array) -> None:
     """Four uniform numbers in [-0.1, 0.1), rounded to float32."""
     for k in range(4):
         state[k] = float32(-START + (START + START) * uniform(stream))
 
 
-@njit(cache=True)
+@cached
 def observe(state: Array, observation: Array) -> None:
     """cos and sin of both angles, and their speeds."""
     observation[0], observation[1] = math.cos(state[0]), math.sin(state[0])

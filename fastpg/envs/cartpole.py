@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import njit
 from numpy.typing import NDArray
 
+from fastpg._numba import cached
 from fastpg.envs.compiled import CompiledEnv
 from fastpg.envs.spaces import Discrete
 from fastpg.envs.streams import uniform
@@ -32,7 +32,7 @@ THETA_MOST = 12 * 2 * math.pi / 360
 START = 0.05
 
 
-@njit(cache=True)
+@cached
 def advance(state: Array, action: int, stream: Array) -> tuple[float, bool]:
     """Moves the state (x, x', theta, theta') by one step of 0.02 s."""
     x, x_dot, theta, theta_dot = state[0], state[1], state[2], state[3]
@@ -48,7 +48,7 @@ def advance(state: Array, action: int, stream: Array) -> tuple[float, bool]:
     return 1.0, x < -X_MOST or x > X_MOST or theta < -THETA_MOST or theta > THETA_MOST
 
 
-@njit(cache=True)
+@cached
 def restart(state: Array, stream: Array) -> None:
     """Four uniform numbers in [-0.05, 0.05)."""
     for k in range(4):

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.errors import NumbaError, TypingError
 from numba.extending import intrinsic
 from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
+from fastpg._numba import cached
 from fastpg.envs import lane_seeds
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from fastpg.envs.streams import seed_streams
@@ -99,7 +100,7 @@ _observe: Any = intrinsic(_observe_lane)
 
 
 # Ranges of lanes: a function of one lane that takes these arrays would spend more on reference counts than on the step.
-@njit(cache=True, nogil=True)
+@cached
 def start_lanes(
     functions: Array,
     state: Array,
@@ -120,7 +121,7 @@ def start_lanes(
                 observation[n, k] = state[n, k]
 
 
-@njit(cache=True, nogil=True)
+@cached
 def step_lanes(
     functions: Array,
     longest: int,
@@ -172,12 +173,7 @@ def _address(name: str, function: Any, signature: Any, wanted: str) -> tuple[int
     given = getattr(function, "targetoptions", {})
     options = {name: value for name, value in given.items() if name != "nopython"}
     try:
-        try:
-            compiled = njit(signature, cache=True, **options)(python)
-        except RuntimeError as error:  # typed at a prompt: there is no file to keep a cache beside
-            if "cannot cache" not in str(error):
-                raise
-            compiled = njit(signature, **options)(python)
+        compiled = cached(python, signature, **options)
     except NumbaError as error:
         raise TypeError(f"{name} does not compile as {wanted}\n{error}") from None
     result = compiled.get_compile_result(signature)

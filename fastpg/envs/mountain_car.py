@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import float32, float64, njit
+from numba import float32, float64
 from numpy.typing import NDArray
 
+from fastpg._numba import cached
 from fastpg.envs.compiled import CompiledEnv
 from fastpg.envs.spaces import Box, Discrete
 from fastpg.envs.streams import uniform
@@ -28,7 +29,7 @@ FASTEST = 0.07
 FORCE, POWER, GRAVITY = 0.001, 0.0015, 0.0025
 
 
-@njit(cache=True)
+@cached
 def roll(
     position: Any, velocity: Any, change: Any, fastest: Any, left: Any, right: Any, goal: Any
 ) -> tuple[Any, Any, bool]:
@@ -40,7 +41,7 @@ def roll(
     return position, velocity, position >= goal and velocity >= 0
 
 
-@njit(cache=True)
+@cached
 def advance(state: Array, action: int, stream: Array) -> tuple[float, bool]:
     """Moves the state (position, velocity) by one step; action - 1 is the way the motor pushes."""
     push = (action - 1) * FORCE + math.cos(3 * state[0]) * -GRAVITY
@@ -48,13 +49,13 @@ def advance(state: Array, action: int, stream: Array) -> tuple[float, bool]:
     return -1.0, there
 
 
-@njit(cache=True)
+@cached
 def restart(state: Array, stream: Array) -> None:
     """At rest at a uniform position in [-0.6, -0.4)."""
     state[0], state[1] = -0.6 + (-0.4 - -0.6) * uniform(stream), 0.0
 
 
-@njit(cache=True)
+@cached
 def advance_continuous(state: Array, action: Array, stream: Array) -> tuple[float, bool]:
     """Moves the state (position, velocity, 1 before the first step of an episode and then 0) by one step.
 
@@ -82,7 +83,7 @@ def advance_continuous(state: Array, action: Array, stream: Array) -> tuple[floa
     return (100.0 if there else 0.0) - float64(push) * float64(push) * 0.1, there
 
 
-@njit(cache=True)
+@cached
 def restart_continuous(state: Array, stream: Array) -> None:
     """At rest at a uniform position in [-0.6, -0.4)."""
     restart(state, stream)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from numba import float32, njit
+from numba import float32
 from numpy.typing import NDArray
 
+from fastpg._numba import cached
 from fastpg.envs.compiled import CompiledEnv
 from fastpg.envs.spaces import Box
 from fastpg.envs.streams import uniform
@@ -27,7 +28,7 @@ FASTEST = 8.0
 STRONGEST = 2.0
 
 
-@njit(cache=True)
+@cached
 def advance(state: Array, action: Array, stream: Array) -> tuple[float, bool]:
     """Moves the state (theta, theta') by one step of 0.05 s; theta is 0 upright."""
     theta, speed = state[0], state[1]
@@ -42,14 +43,14 @@ def advance(state: Array, action: Array, stream: Array) -> tuple[float, bool]:
     return -cost, False
 
 
-@njit(cache=True)
+@cached
 def restart(state: Array, stream: Array) -> None:
     """Uniform, the angle in [-pi, pi), the speed in [-1, 1)."""
     state[0] = -PI + 2 * PI * uniform(stream)
     state[1] = -1.0 + 2.0 * uniform(stream)
 
 
-@njit(cache=True)
+@cached
 def observe(state: Array, observation: Array) -> None:
     """cos and sin of the angle, and its speed."""
     observation[0], observation[1], observation[2] = math.cos(state[0]), math.sin(state[0]), state[1]

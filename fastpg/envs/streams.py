@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from fastpg._numba import cached
 
 __all__ = ["seed_streams", "uniform"]
 
@@ -18,7 +19,7 @@ _32 = np.uint64(32)
 _MULTIPLIER = np.uint64(2549297995355413924), np.uint64(4865540595714422341)  # 128 bits, high and low
 
 
-@njit(cache=True)
+@cached
 def uniform(stream: Array) -> float:
     """The next number in [0, 1) of the PCG64 stream (state high, low, increment high, low), as Generator.random.
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from fastpg._numba import cached
 from fastpg.envs.compiled import CompiledEnv
 from fastpg.envs.spaces import Discrete
 from fastpg.envs.streams import uniform
@@ -144,7 +144,7 @@ def _functions(table: Table, start: Start) -> tuple[Callable[..., Any], Callable
     return advance, restart
 
 
-@njit(cache=True)
+@cached
 def observe(state: Array, observation: Array) -> None:
     """1 at the state, 0 elsewhere."""
     observation[:] = 0

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_floats, at_home, over_rows
+from fastpg._check import as_generator, as_rows, at_home, over_rows
 
 __all__ = ["entropy", "entropy_grad", "kl", "kl_grad", "log_prob", "log_prob_grad", "mode", "sample"]
 
@@ -143,13 +143,9 @@ def sample(logits: ArrayLike, rng: np.random.Generator, legal: ArrayLike | None 
     >>> sample([[0.0, -np.inf], [-np.inf, 0.0]], np.random.default_rng(0))
     array([0, 1])
     """
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng is {rng!r}; a numpy.random.Generator is wanted, numpy.random.default_rng(seed) makes one")
-    home = at_home(logits)
-    if type(logits) is not np.ndarray:
-        logits = as_floats("logits", logits)
-    dtype = logits.dtype.newbyteorder("=")
-    uniform = rng.random(logits.shape[:-1], dtype=dtype if dtype == np.float32 else np.float64)
+    generator = as_generator(rng)
+    home, logits = at_home(logits), as_rows("logits", logits)
+    uniform = generator.random(logits.shape[:-1], dtype=logits.dtype.type)
     return home(over_rows("categorical_sample", (logits, uniform, legal)))  # type: ignore[no-any-return]
 
 

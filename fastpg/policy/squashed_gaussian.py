@@ -23,7 +23,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastpg._check import as_floats, as_rows, at_home, into, into_each, of_each_row, of_every_row, over_rows
+from fastpg._check import (
+    as_floats,
+    as_rows,
+    at_home,
+    into,
+    into_each,
+    of_each_row,
+    of_every_row,
+    over_rows,
+    same_shape,
+)
 from fastpg.policy import gaussian
 from fastpg.policy._bounds import as_bounds, log_width, within
 
@@ -87,7 +97,9 @@ def log_prob_grad(
     >>> log_prob_grad([[0.0]], [0.0], [[2.0]], [1.0])
     (array([[2.]]), array([3.]))
     """
-    return gaussian.log_prob_grad(mean, log_std, pre_action, weight, out=out)
+    m = as_rows("mean", mean)
+    u = same_shape("pre_action", as_floats("pre_action", pre_action, like=("mean", m)), "mean", m)
+    return gaussian.log_prob_grad(mean, log_std, u, weight, out=out)
 
 
 def entropy(

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from fastpg import _core
+from fastpg._numba import cached
 from fastpg.envs.compiled import CompiledEnv, step_lanes
 from fastpg.nets import MLP
 from fastpg.train.agent import Agent
@@ -55,7 +56,7 @@ def _call_typed(typing: Any, address: Any, operands: Any) -> tuple[Any, Callable
 _call_c: Any = intrinsic(_call_typed)
 
 
-@njit(cache=True, nogil=True)
+@cached
 def act_lanes(
     addresses: Array,
     shape: Array,
