@@ -102,9 +102,11 @@ def _over_time(
     inputs = ready if layout is None else [*ready, layout.mask]
     outputs = list(KINDS[kernel].values()).count("OUT")
     if outputs == 1:
-        return into(out, anchor.shape, anchor.dtype, inputs, run)
+        return into(out, anchor.shape, anchor.dtype, inputs, run, strided=True)
     both = [anchor.shape] * outputs
-    return into_each(out, both, anchor.dtype, inputs, lambda *outs: run(outs if outs[0] is not None else None))
+    return into_each(
+        out, both, anchor.dtype, inputs, lambda *outs: run(outs if outs[0] is not None else None), strided=True
+    )
 
 
 class Layout:
@@ -252,7 +254,7 @@ def _lined_up(kernel: str, ready: list[Any], axis: int, out: Any, optional: bool
     got = _core.run_time(kernel, tuple(lined), 0, None, optional, True, packed.plain())
     result = np.empty(anchor.shape, anchor.dtype) if out is None else out
     result[...] = 0
-    result.reshape(-1)[at] = got  # of C order, so a view
+    result.flat[at] = got
     return result
 
 
@@ -269,11 +271,11 @@ def as_fraction(name: str, value: Any, first: str, anchor: Array, read: Array | 
     if array.ndim == 0:
         return as_fraction(name, float(array), first, anchor)
     same_shape(name, array, first, anchor)
-    at: Any = True if read is None else read
-    if not (array.min(initial=1, where=at) >= 0 and array.max(initial=0, where=at) <= 1):
-        where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)) & at)[0])
-        raise ValueError(f"{name}[{', '.join(map(str, where))}] is {array[where]}; numbers in [0, 1] are wanted")
-    return array
+    for at in (True,) if read is None else (True, read):  # all of it first, which is seven times as fast
+        if array.min(initial=1, where=at) >= 0 and array.max(initial=0, where=at) <= 1:
+            return array
+    where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)) & at)[0])
+    raise ValueError(f"{name}[{', '.join(map(str, where))}] is {array[where]}; numbers in [0, 1] are wanted")
 
 
 def as_bound(name: str, value: Any) -> float:
@@ -534,12 +536,15 @@ def same_shape(name: str, array: Array, first: str, anchor: Array) -> Array:
     return array
 
 
-def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[Any], run: Any) -> Any:
-    """Runs into `out` after checking it, by way of a new array where it shares memory with an input; into a new array for None."""
+def into(
+    out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[Any], run: Any, strided: bool = False
+) -> Any:
+    """Runs into `out` after checking it, by way of a new array where it shares memory with an input, or is not in C order and `run` wants
+    it so; into a new array for None."""
     if out is None:
         return run(None)
     array = as_out("out", out, shape, dtype)
-    if _apart(array, inputs):
+    if _apart(array, inputs, strided):
         run(array)
     else:
         array[...] = run(None)
@@ -547,7 +552,12 @@ def into(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], inputs: list[An
 
 
 def into_each(
-    outs: Any, shapes: Sequence[tuple[int, ...]], dtype: np.dtype[Any], inputs: list[Any], run: Callable[..., Any]
+    outs: Any,
+    shapes: Sequence[tuple[int, ...]],
+    dtype: np.dtype[Any],
+    inputs: list[Any],
+    run: Callable[..., Any],
+    strided: bool = False,
 ) -> Any:
     """The same for several results: run(None), or run(one, other, ...)."""
     if outs is None:
@@ -558,7 +568,7 @@ def into_each(
     arrays = [as_out(f"out[{k}]", *each, dtype) for k, each in enumerate(zip(outs, shapes, strict=True))]
     if any(np.may_share_memory(a, b) for k, a in enumerate(arrays) for b in arrays[:k]):
         raise ValueError("out holds arrays that share memory; one for each result is wanted")
-    if all(_apart(array, inputs) for array in arrays):
+    if all(_apart(array, inputs, strided) for array in arrays):
         run(*arrays)
     else:
         for array, result in zip(arrays, run(None), strict=True):
@@ -578,7 +588,7 @@ def as_out(name: str, out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     return array
 
 
-def _apart(array: Array, inputs: list[Any]) -> bool:
+def _apart(array: Array, inputs: list[Any], strided: bool) -> bool:
     """Whether a result can be written in place: a plain array that shares no memory with an input."""
     shared = any(isinstance(other, np.ndarray) and np.may_share_memory(array, other) for other in inputs)
-    return not shared and array.flags.aligned and array.flags.c_contiguous
+    return not shared and array.flags.aligned and (strided or array.flags.c_contiguous)

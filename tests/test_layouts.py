@@ -1,6 +1,7 @@
 """Every estimator over time in every layout, dtype and mask mode, against the specification; and what layouts promise."""
 
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -104,6 +105,31 @@ def test_gamma_and_lambda_of_each_step_in_every_layout(case, mode, rng):
         if mode in ("skip", "reset"):  # what a gap holds is not read; in mode zero the trace decays by it
             garbage = {x: np.where(layout["mask"], a, np.nan) if x in COEFFICIENTS else a for x, a in arguments.items()}
             assert compare(case.call(garbage, **layout), wanted, case.near(shape, False)) == "", layout
+
+
+@named(TIME)
+def test_a_call_takes_less_than_a_megabyte_beyond_its_results(case, rng):
+    size = 400_000
+    arguments = case.make(rng, (size,), np.float32)
+    arguments |= {x: rng.random(size, dtype=np.float32) for x in COEFFICIENTS if x in arguments}
+    mask, lane = rng.random(size) < 0.9, np.arange(size) % 50
+    layouts = [{"offsets": np.arange(0, size + 1, 200, dtype=np.int32)}]
+    if case.name != "n_step_return":
+        layouts += [{"env_id": lane}]
+    square = {k: a.reshape(1000, 400) if np.ndim(a) else a for k, a in arguments.items()}
+    for them, layout in [(arguments, x) for x in layouts] + [(square, {}), (square, {"axis": 1})]:
+        wanted = case.call(them, **layout)
+        shape, results = them["reward"].shape, wanted if isinstance(wanted, tuple) else (wanted,)
+        out = tuple(np.empty(shape, np.float32, order="F") for _ in results)
+        for more in ({}, {"mask": mask.reshape(shape), "mask_mode": "zero"}):
+            tracemalloc.start()
+            case.call(them, **layout, **more, out=out if len(out) > 1 else out[0])
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+            assert peak < 1 << 20, (layout.keys(), more.keys())
+            if not more:
+                tolerance = max(case.near(shape), case.near(shape, False))  # the order of memory is that of out
+                assert compare(out if len(out) > 1 else out[0], wanted, tolerance) == ""
 
 
 @named(TIME)
