@@ -41,8 +41,10 @@ class PPOEpoch:
         self._adam = adam["policy"], adam["value"]
         self._gaussian = type(agent.head) is Gaussian
         self._minibatch = minibatch
-        nets_: Any = agent.nets["policy"], agent.nets["value"]
-        self._nets = [(*net.work(minibatch), part.m, part.v) for net, part in zip(nets_, self._adam, strict=True)]
+        policy: Any = agent.nets["policy"]
+        value: Any = agent.nets["value"]
+        self._policy = (*policy.work(minibatch), adam["policy"].m, adam["policy"].v)
+        self._value = (*value.work(minibatch), adam["value"].m, adam["value"].v)
 
     def __call__(
         self,
@@ -73,7 +75,7 @@ class PPOEpoch:
         arrays = order, x, action, log_prob, advantage, target
         options = clip, entropy_weight, max_norm, np.inf if target_kl is None else target_kl
         total, last, steps = _core.ppo_epoch(
-            *self._nets, policy, value, self._minibatch, *arrays, self._gaussian, *options
+            self._policy, self._value, policy, value, self._minibatch, *arrays, self._gaussian, *options
         )
         for part in self._adam:
             part.t += steps
