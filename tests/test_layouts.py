@@ -340,6 +340,18 @@ def test_next_value_shaped_like_reward_is_one_value_a_step_of_as_many_sequences_
         equal(case, arguments, case.near((3,)), offsets=np.array(offsets))
 
 
+@named(SHORT)
+def test_next_value_of_more_lanes_than_have_a_step_is_still_one_value_a_lane(case, rng):
+    # As many lanes as steps, fewer, one; ids that take no table, of fewer lanes than steps and of as many.
+    for env_id in ([3, 0, 2, 2], [0, 1, 0, 1], [0, 0, 0, 0], [2000, 7, 2000, 1999], [2000, 7, 0, 1999]):
+        arguments = with_last_values(rng, case.make(rng, (4,), np.float64), max(env_id) + 3, None)
+        equal(case, arguments, case.near((4,)), env_id=np.array(env_id))
+    far = with_last_values(rng, case.make(rng, (4,), np.float64), 3, None)
+    for env_id in ([2000, 7, 7, 2000], [-1, 2, 2, -1]):
+        with pytest.raises(ValueError, match=r"next_value has shape \(3,\), but reward has \(4,\)"):
+            case.call(far, env_id=env_id)
+
+
 def test_window_lengths_and_clips_that_are_none():
     x, no = np.zeros(4), np.zeros(4, bool)
     for n, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError), (None, TypeError)):
