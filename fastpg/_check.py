@@ -180,9 +180,11 @@ def as_offsets(offsets: Any, size: int | None = None, first: str = "") -> Array:
 
 
 def as_env_id(env_id: Any, first: str, anchor: Array) -> tuple[Array, int, Array | None]:
-    """The lane of each step, contiguous int64, and how many lanes there are. Numbers too large for a table are counted off in order, and
-    returned as the third."""
-    array = np.ascontiguousarray(same_shape("env_id", as_index("env_id", env_id), first, anchor))
+    """The lane of each step, contiguous int32 or int64, and how many lanes there are. Numbers too large for a table are counted off in
+    order, and returned as the third."""
+    int32 = type(env_id) is np.ndarray and env_id.dtype == np.int32  # as EnvPool has it
+    array = plain(env_id) if int32 else as_index("env_id", env_id)
+    array = np.ascontiguousarray(same_shape("env_id", array, first, anchor))
     if array.size == 0:
         return array, 0, None
     low, high = int(array.min()), int(array.max())
@@ -282,7 +284,8 @@ def as_fraction(name: str, value: Any, first: str, anchor: Array, read: Array | 
     if array.ndim == 0:
         return as_fraction(name, float(array), first, anchor)
     same_shape(name, array, first, anchor)
-    for at in (True,) if read is None else (True, read):  # all of it first, which is seven times as fast
+    everywhere_then_read: tuple[Any, ...] = (True,) if read is None else (True, read)  # the first is seven times as fast
+    for at in everywhere_then_read:
         if array.min(initial=1, where=at) >= 0 and array.max(initial=0, where=at) <= 1:
             return array
     where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)) & at)[0])

@@ -22,7 +22,7 @@ or 0 ("zero").
 `gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`, which are read at masked steps in mode "zero" alone: the
 trace decays by them there. A coefficient of 0 reads nothing: NaN and inf reach the steps before them in the same episode and no others.
 `out` receives the result, a tuple of two arrays both results. Beyond its results a call takes less than 1 MB at any size, and with `env_id`
-11 or 19 bytes a lane. What is copied: 16-bit floats, byte-swapped and unaligned arrays, ids that are not int64 or not from 0 up,
+11 or 19 bytes a lane. What is copied: 16-bit floats, byte-swapped and unaligned arrays, ids that are not int32 or int64 or not from 0 up,
 an `out` that shares memory with an input.
 
 CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind; float16 and bfloat16 are computed
