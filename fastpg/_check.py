@@ -284,8 +284,8 @@ def as_fraction(name: str, value: Any, first: str, anchor: Array, read: Array | 
     if array.ndim == 0:
         return as_fraction(name, float(array), first, anchor)
     same_shape(name, array, first, anchor)
-    everywhere_then_read: tuple[Any, ...] = (True,) if read is None else (True, read)  # the first is seven times as fast
-    for at in everywhere_then_read:
+    looks: tuple[Any, ...] = (True,) if read is None else (True, read)  # the first is seven times as fast
+    for at in looks:
         if array.min(initial=1, where=at) >= 0 and array.max(initial=0, where=at) <= 1:
             return array
     where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)) & at)[0])
