@@ -49,7 +49,8 @@ typedef enum { FASTPG_SKIP, FASTPG_ZERO, FASTPG_RESET } fastpg_mask_mode;
 typedef struct {
     const int64_t *offsets; /* packed: sequence b is steps offsets[b] to offsets[b + 1]; from 0 to size0, never falling. NULL: not packed */
     ptrdiff_t sequences;
-    const int64_t *env_id; /* interleaved: the lane of each step, in [0, envs). NULL: not interleaved */
+    const void *env_id; /* interleaved: the lane of each step, int64 in [0, envs). NULL: not interleaved */
+    int env_int32;      /* whether they are int32 instead */
     ptrdiff_t envs;
     void *memory;        /* interleaved: room for fastpg_env_bytes(dtype, envs), whatever it holds */
     fastpg_operand mask; /* bool, as a FLAG: which steps count. data NULL: all */

@@ -44,6 +44,8 @@ typedef struct {
     uint8_t some[F(LANES)];                                              /* a lane: whether an unmasked step is to come */
     uint8_t mask_stage[F(ITEMS)], ahead_stage[F(ITEMS)], cut_stage[F(ITEMS)];
     const uint8_t *mask, *ahead; /* of the chunk: which steps count; where gaps cut or count as 0, the same one step on in each lane */
+    int64_t env_stage[F(ITEMS)];
+    const int64_t *env;          /* INTERLEAVED: the lane of each step of the chunk */
     int32_t end_at[F(ITEMS)];    /* ends of lanes in the chunk, ascending, and whose */
     ptrdiff_t end_lane[F(ITEMS)], ends;
     const F(scan_kernel) * kernel;
@@ -156,6 +158,15 @@ static void F(end)(F(workspace) * w, ptrdiff_t at, ptrdiff_t lane)
     w->end_lane[w->ends++] = lane;
 }
 
+static void F(locate_env)(F(workspace) * w, F(place) c)
+{
+    w->env = (const int64_t *)w->layout->env_id + c.minor;
+    if (!w->layout->env_int32) return;
+    const int32_t *from = (const int32_t *)w->layout->env_id + c.minor;
+    for (ptrdiff_t i = 0; i < c.count; i++) w->env_stage[i] = from[i];
+    w->env = w->env_stage;
+}
+
 static void F(find_ends)(F(workspace) * w, F(place) c)
 {
     const ptrdiff_t from = F(position)(w, c), to = from + c.count;
@@ -164,7 +175,8 @@ static void F(find_ends)(F(workspace) * w, F(place) c)
         const ptrdiff_t last = (w->steps - 1) * w->lanes;
         for (ptrdiff_t p = from > last ? from : last; p < to; p++) F(end)(w, p - from, p - last);
     } else if (w->order == FASTPG_INTERLEAVED) {
-        const int64_t *env = w->layout->env_id + from;
+        F(locate_env)(w, c);
+        const int64_t *env = w->env;
         for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
             if (!w->seen[env[i]]) F(end)(w, i, env[i]);
             w->seen[env[i]] = 1;
@@ -204,7 +216,7 @@ static void F(locate_mask)(F(workspace) * w, F(place) c)
     w->ahead = w->ahead_stage;
     if (w->layout->mask_mode == FASTPG_SKIP) return;
     if (w->order == FASTPG_INTERLEAVED) {
-        const int64_t *env = w->layout->env_id + c.minor;
+        const int64_t *env = w->env;
         for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
             w->ahead_stage[i] = w->ahead_of[env[i]];
             w->ahead_of[env[i]] = w->mask[i];
@@ -221,7 +233,7 @@ static void F(locate_next_value)(F(workspace) * w, F(place) c, REAL *to)
 {
     const fastpg_operand *value = w->kernel->value < 0 ? NULL : &w->operands[w->kernel->value], *o = &w->operands[w->kernel->next_value];
     if (w->order == FASTPG_INTERLEAVED) {
-        const int64_t *env = w->layout->env_id + c.minor;
+        const int64_t *env = w->env;
         for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
             to[i] = w->after_of[env[i]];
             if (value) memcpy(&w->after_of[env[i]], value->data + (c.minor + i) * value->stride0, sizeof(REAL));
@@ -243,7 +255,7 @@ static inline ptrdiff_t F(lane_in_block)(const F(workspace) * w, ptrdiff_t lane)
 static void F(mark_last)(F(workspace) * w, F(place) c, uint8_t *tr)
 {
     if (w->order == FASTPG_INTERLEAVED) {
-        const int64_t *env = w->layout->env_id + c.minor;
+        const int64_t *env = w->env;
         for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
             tr[i] = tr[i] | (w->mask[i] & !w->some_of[env[i]]);
             w->some_of[env[i]] |= w->mask[i];
@@ -288,7 +300,7 @@ static void F(locate_past_gaps)(F(workspace) * w, F(place) c, REAL *to)
     const uint8_t *te = w->at[k->terminated];
     uint8_t *tr = w->at[k->truncated], *cut = w->cut_stage, any = 0;
     if (w->order == FASTPG_INTERLEAVED) {
-        const int64_t *env = w->layout->env_id + c.minor;
+        const int64_t *env = w->env;
         for (ptrdiff_t i = c.count - 1; i >= 0; i--)
             F(past_gap)(&to[i], &value[i], w->mask[i], te[i], &tr[i], &w->after_of[env[i]], &w->some_of[env[i]], &cut[i]);
     } else if (w->order == FASTPG_LANES) {
@@ -589,7 +601,7 @@ static void F(recur_flat)(F(workspace) * w, REAL *x, REAL *carry, ptrdiff_t n)
 
 static void F(recur_interleaved)(F(workspace) * w, F(place) c)
 {
-    const int64_t *env = w->layout->env_id + c.minor;
+    const int64_t *env = w->env;
     for (ptrdiff_t i = c.count - 1; i >= 0; i--) {
         REAL *carry = &w->carry_of[env[i]];
         w->next[i] = *carry;
@@ -796,7 +808,7 @@ static void F(spread)(F(workspace) * w, const fastpg_operand *x)
     if (w->order == FASTPG_INTERLEAVED) {
         memset(w->seen, 0, (size_t)layout->envs); /* now: whether the lane's episode has begun */
         for (ptrdiff_t p = 0; p < w->size; p++) {
-            const int64_t e = layout->env_id[p];
+            const int64_t e = layout->env_int32 ? ((const int32_t *)layout->env_id)[p] : ((const int64_t *)layout->env_id)[p];
             REAL *here = (REAL *)(void *)(x->data + p * x->stride0);
             const int counts = !layout->mask.data || layout->mask.data[p * layout->mask.stride0];
             if (!w->seen[e]) w->carry_of[e] = *here;

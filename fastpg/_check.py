@@ -112,8 +112,11 @@ def _over_time(
 class Layout:
     """How steps stand where axes alone do not say it: packed with offsets, interleaved by env_id, padded with a mask."""
 
-    def __init__(self, offsets: Any, env_id: Any, lanes: int, mask: Any, mask_mode: str) -> None:
+    def __init__(
+        self, offsets: Any, env_id: Any, lanes: int, mask: Any, mask_mode: str, ids: Array | None = None
+    ) -> None:
         self.offsets, self.env_id, self.lanes, self.mask, self.mask_mode = offsets, env_id, lanes, mask, mask_mode
+        self.ids = ids  # what env_id came as for each lane, where that is not its number
 
     @property
     def skips(self) -> bool:
@@ -146,11 +149,12 @@ def as_layout(
     if offsets is not None:
         offsets = as_offsets(offsets, len(anchor), first)
         lanes = len(offsets) - 1
+    ids = None
     if env_id is not None:
-        env_id, lanes = as_env_id(env_id, first, anchor)
+        env_id, lanes, ids = as_env_id(env_id, first, anchor)
     if mask is not None:
         mask = same_shape("mask", as_flags("mask", mask), first, anchor)
-    return Layout(offsets, env_id, lanes, mask, mask_mode)
+    return Layout(offsets, env_id, lanes, mask, mask_mode, ids)
 
 
 def as_mask_mode(mask_mode: Any) -> None:
@@ -175,16 +179,19 @@ def as_offsets(offsets: Any, size: int | None = None, first: str = "") -> Array:
     return np.ascontiguousarray(array)
 
 
-def as_env_id(env_id: Any, first: str, anchor: Array) -> tuple[Array, int]:
-    """The lane of each step, contiguous int64, and how many lanes there are. Numbers too large for a table are counted off in order."""
-    array = np.ascontiguousarray(same_shape("env_id", as_index("env_id", env_id), first, anchor))
+def as_env_id(env_id: Any, first: str, anchor: Array) -> tuple[Array, int, Array | None]:
+    """The lane of each step, contiguous int32 or int64, and how many lanes there are. Numbers too large for a table are counted off in
+    order, and returned as the third."""
+    int32 = type(env_id) is np.ndarray and env_id.dtype == np.int32  # as EnvPool has it
+    array = plain(env_id) if int32 else as_index("env_id", env_id)
+    array = np.ascontiguousarray(same_shape("env_id", array, first, anchor))
     if array.size == 0:
-        return array, 0
+        return array, 0, None
     low, high = int(array.min()), int(array.max())
     if low < 0 or high >= 4 * array.size + 1024:
         ids, array = np.unique(array, return_inverse=True)
-        return np.ascontiguousarray(array.reshape(-1), np.int64), len(ids)
-    return array, high + 1
+        return np.ascontiguousarray(array.reshape(-1), np.int64), len(ids), ids
+    return array, high + 1, None
 
 
 def _next_value(kernel: str, next_value: Array, first: str, anchor: Array, axis: int, layout: Layout | None) -> Array:
@@ -195,9 +202,15 @@ def _next_value(kernel: str, next_value: Array, first: str, anchor: Array, axis:
     if next_value.shape == anchor.shape:
         return next_value
     if layout is not None and layout.env_id is not None:
+        ids = layout.ids
+        if next_value.ndim == 1 and len(next_value) > layout.lanes:  # some lanes have no step here
+            if ids is None:
+                next_value = next_value[: layout.lanes]
+            elif ids[0] >= 0 and ids[-1] < len(next_value):
+                next_value = next_value[ids]
+            if anchor.size and next_value.shape == anchor.shape:  # which is one value a step to the core
+                next_value, layout.lanes = np.append(next_value, next_value[:1]), layout.lanes + 1
         lanes = (layout.lanes,)
-        if next_value.ndim == 1 and len(next_value) > layout.lanes:  # the last lanes have no step here
-            next_value = next_value[: layout.lanes]
     each = "sequence" if layout is not None and layout.offsets is not None else "lane"
     if next_value.shape != lanes:
         raise ValueError(
@@ -271,7 +284,8 @@ def as_fraction(name: str, value: Any, first: str, anchor: Array, read: Array | 
     if array.ndim == 0:
         return as_fraction(name, float(array), first, anchor)
     same_shape(name, array, first, anchor)
-    for at in (True,) if read is None else (True, read):  # all of it first, which is seven times as fast
+    looks: tuple[Any, ...] = (True,) if read is None else (True, read)  # the first is seven times as fast
+    for at in looks:
         if array.min(initial=1, where=at) >= 0 and array.max(initial=0, where=at) <= 1:
             return array
     where = tuple(int(i) for i in np.argwhere(~((array >= 0) & (array <= 1)) & at)[0])

@@ -44,7 +44,8 @@ cdef extern from "fastpg.h" nogil:
     ctypedef struct fastpg_layout:
         const int64_t *offsets
         Py_ssize_t sequences
-        const int64_t *env_id
+        const void *env_id
+        int env_int32
         Py_ssize_t envs
         void *memory
         fastpg_operand mask
@@ -222,8 +223,8 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
 
     None where an argument is not plain, an int where that step (t * lanes + n) is cut and its next value missing. Parameters after the
     first may be None where `optional`. A SCALAR is a float in [0, 1], or, once `checked`, an array shaped like the first parameter; a
-    NUMBER is a float from 0, a COUNT an int from 1. `layout`: offsets, env_id (both contiguous int64), envs, mask (bool, shaped like the
-    first parameter) and the mode of the mask by number; each but the last may be None, and env_id is, unless `checked`.
+    NUMBER is a float from 0, a COUNT an int from 1. `layout`: offsets (contiguous int64), env_id (contiguous int32 or int64), envs, mask (bool,
+    shaped like the first parameter) and the mode of the mask by number; each but the last may be None, and env_id is, unless `checked`.
     """
     cdef int k = INDEX[kernel], i, ndim, type_number, given = 0, filled = 0
     cdef Roles role = ROLES[k]
@@ -256,7 +257,8 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
         if not checked and not plain_layout(layout, first, out):
             return None
         chosen = &how
-        how.offsets = how.env_id = NULL
+        how.offsets = NULL
+        how.env_id = NULL
         how.memory = how.mask.data = NULL
         how.mask_mode = <fastpg_mask_mode><int>layout[4]
         if layout[0] is not None:
@@ -265,7 +267,8 @@ def run_time(str kernel, tuple args, int axis, object out, bint optional, bint c
             short_ndim = 1
             how.sequences = ends = cnp.PyArray_DIM(array, 0) - 1
         if layout[1] is not None:
-            how.env_id = <const int64_t *>cnp.PyArray_BYTES(<cnp.ndarray>layout[1])
+            array = <cnp.ndarray>layout[1]
+            how.env_id, how.env_int32 = cnp.PyArray_BYTES(array), cnp.PyArray_ITEMSIZE(array) == 4
             how.envs = ends = layout[2]
             short_ndim = 1
             memory = np.empty(fastpg_env_bytes(dtype, how.envs), np.uint8)

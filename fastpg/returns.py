@@ -16,12 +16,13 @@ Every function takes every layout, in any strides; float32 or float64 stay what 
 
 `next_value` may also have one value a lane, (N,), (B,) or (), which is V after the lane's last step: then V(s_{t+1}) is `value[t+1]`
 elsewhere, and a truncated step anywhere but there is refused, because the value of the state it led to is nowhere in the arguments.
-In one dimension the shape of `reward` always means one value a step. Past a gap, `value[t+1]` is that of the lane's next unmasked step
+In one dimension the shape of `reward` always means one value a step. With `env_id` the lane's value is next_value[env_id], or has the place
+of its id among all that occur, sorted, where they are no indices. Past a gap, `value[t+1]` is that of the lane's next unmasked step
 ("skip"), or 0 ("zero").
 `gamma` and `lambda_` are numbers in [0, 1], or arrays shaped like `reward`, which are read at masked steps in mode "zero" alone: the
 trace decays by them there. A coefficient of 0 reads nothing: NaN and inf reach the steps before them in the same episode and no others.
 `out` receives the result, a tuple of two arrays both results. Beyond its results a call takes less than 1 MB at any size, and with `env_id`
-11 or 19 bytes a lane. What is copied: 16-bit floats, byte-swapped and unaligned arrays, ids that are not int64 or not from 0 up,
+11 or 19 bytes a lane. What is copied: 16-bit floats, byte-swapped and unaligned arrays, ids that are not int32 or int64 or not from 0 up,
 an `out` that shares memory with an input.
 
 CPU tensors of PyTorch and arrays of JAX are read through DLPack, without a copy, and answered in kind; float16 and bfloat16 are computed

@@ -54,7 +54,7 @@ def equal(case, arguments, tolerance, **layout):
 def test_packed_and_interleaved_steps(case, mode, dtype, isa, rng):
     for size, lanes in [(0, 3), (1, 1), (9, 1), (64, 20), (CHUNK[dtype] + 30, 7)]:
         arguments = case.make(rng, (size,), dtype)
-        offsets, env_id = offsets_of(rng, size, lanes), rng.integers(0, lanes, size)
+        offsets, env_id = offsets_of(rng, size, lanes), rng.integers(0, lanes, size, np.int32 if mode else np.int64)
         mask = masked(rng, size, mode)
         equal(case, arguments, case.near((size,)), offsets=offsets, **mask)
         equal(case, arguments, case.near((size,)), env_id=env_id, **mask)
@@ -115,7 +115,7 @@ def test_a_call_takes_less_than_a_megabyte_beyond_its_results(case, rng):
     mask, lane = rng.random(size) < 0.9, np.arange(size) % 50
     layouts = [{"offsets": np.arange(0, size + 1, 200, dtype=np.int32)}]
     if case.name != "n_step_return":
-        layouts += [{"env_id": lane}]
+        layouts += [{"env_id": lane}, {"env_id": lane.astype(np.int32)}]
     square = {k: a.reshape(1000, 400) if np.ndim(a) else a for k, a in arguments.items()}
     for them, layout in [(arguments, x) for x in layouts] + [(square, {}), (square, {"axis": 1})]:
         wanted = case.call(them, **layout)
@@ -338,6 +338,18 @@ def test_next_value_shaped_like_reward_is_one_value_a_step_of_as_many_sequences_
     for offsets in ([0, 0, 1, 3], [0, 3, 3, 3], [0, 1, 2, 3]):
         arguments = case.make(rng, (3,), np.float64)
         equal(case, arguments, case.near((3,)), offsets=np.array(offsets))
+
+
+@named(SHORT)
+def test_next_value_of_more_lanes_than_have_a_step_is_still_one_value_a_lane(case, rng):
+    # As many lanes as steps, fewer, one; ids that take no table, of fewer lanes than steps and of as many.
+    for env_id in ([3, 0, 2, 2], [0, 1, 0, 1], [0, 0, 0, 0], [2000, 7, 2000, 1999], [2000, 7, 0, 1999]):
+        arguments = with_last_values(rng, case.make(rng, (4,), np.float64), max(env_id) + 3, None)
+        equal(case, arguments, case.near((4,)), env_id=np.array(env_id, np.int32))
+    far = with_last_values(rng, case.make(rng, (4,), np.float64), 3, None)
+    for env_id in ([2000, 7, 7, 2000], [-1, 2, 2, -1]):
+        with pytest.raises(ValueError, match=r"next_value has shape \(3,\), but reward has \(4,\)"):
+            case.call(far, env_id=env_id)
 
 
 def test_window_lengths_and_clips_that_are_none():
