@@ -39,9 +39,10 @@ typedef struct {
     REAL count, advantage, weight, b, r, out; /* tokens, mean advantage, geometric mean weight; log-ratio, ratio and whether the bound binds */
 } F(numbers);
 
-/* A token in: log_prob, old, advantage, bounded log-ratio, its exp, 1 where the bound binds, 1 where the token was picked. */
+/* A token in: log_prob, old, advantage, bounded log-ratio, its exp, 1 where the bound binds, 1 where the token was picked, and the ratio of
+ * this token less 1 and its log. */
 typedef struct {
-    REAL x, o, a, b, r, out, chosen;
+    REAL x, o, a, b, r, out, chosen, excess;
 } F(token);
 
 /* A token out: loss, derivative, and 1 where the lower, upper or dual bound binds. */
@@ -99,28 +100,29 @@ static inline __attribute__((always_inline)) F(term) F(term_ppo)(F(numbers) c, F
 
 static inline __attribute__((always_inline)) F(term) F(term_ppo_kl)(F(numbers) c, F(token) t)
 {
-    const REAL excess = F(exp_less_line)(t.b, t.r);
-    return (F(term)){c.beta * excess - t.r * t.a, t.out != 0 ? 0 * t.a : c.beta * (excess + t.b) - t.r * t.a, 0, 0, 0};
+    const REAL slope = c.beta * (t.excess + t.b) - t.r * t.a;
+    return (F(term)){c.beta * t.excess - t.r * t.a, F(choose)(t.out != 0, 0 * t.a, slope), 0, 0, 0};
 }
 
 static inline __attribute__((always_inline)) F(term) F(term_cispo)(F(numbers) c, F(token) t)
 {
-    const REAL d = -F(clip_to)(t.r, c.low, c.high) * t.a;
-    return (F(term)){d * t.x, d, t.r < c.low, t.r > c.high, 0};
+    const int under = t.r < c.low, over = t.r > c.high;
+    const REAL d = -F(choose)(under, c.low, F(choose)(over, c.high, t.r)) * t.a;
+    return (F(term)){d * t.x, d, under, over, 0};
 }
 
 static inline __attribute__((always_inline)) F(term) F(term_sapo)(F(numbers) c, F(token) t)
 {
-    const REAL tau = t.a > 0 ? c.pos : c.neg, e = F(exp_any)(-tau * (t.r - 1)), gate = 1 / (1 + e);
-    const REAL rest = e > 1 ? 1 - gate : e * gate; /* 1 - gate without cancellation */
-    return (F(term)){-4 / tau * gate * t.a, t.out != 0 ? 0 * t.a : -4 * gate * rest * t.r * t.a, 0, 0, 0};
+    const REAL tau = F(choose)(t.a > 0, c.pos, c.neg), e = F(exp_any)(-tau * (t.r - 1)), gate = 1 / (1 + e);
+    const REAL rest = F(choose)(e > 1, 1 - gate, e * gate); /* 1 - gate without cancellation */
+    return (F(term)){-4 / tau * gate * t.a, F(choose)(t.out != 0, 0 * t.a, -4 * gate * rest * t.r * t.a), 0, 0, 0};
 }
 
 /* The log-ratio that GMPO sums; low and high are bounds of the log-ratio. */
 static inline __attribute__((always_inline)) F(term) F(clipped_log_ratio)(F(numbers) c, REAL log_ratio, REAL a)
 {
     const int under = (a < 0) & (log_ratio < -c.low), over = (a > 0) & (log_ratio > c.high);
-    const REAL clipped = (under ? -c.low : over ? c.high : log_ratio) * (a != 0);
+    const REAL clipped = F(choose)(under, -c.low, F(choose)(over, c.high, log_ratio)) * (a != 0);
     return (F(term)){F(clip_to)(clipped, -c.bound, c.bound), F(magnitude)(clipped) > c.bound, under, over, 0};
 }
 
@@ -128,7 +130,8 @@ static inline __attribute__((always_inline)) F(term) F(term_gmpo)(F(numbers) c, 
 {
     const F(term) clipped = F(clipped_log_ratio)(c, t.x - t.o, t.a);
     const REAL l = -c.advantage * c.r;
-    return (F(term)){l, (clipped.low + clipped.high + clipped.d != 0) | (t.a == 0) ? 0 * l : l, clipped.low, clipped.high, 0};
+    const int dead = (clipped.low + clipped.high + clipped.d != 0) | (t.a == 0);
+    return (F(term)){l, F(choose)(dead, 0 * l, l), clipped.low, clipped.high, 0};
 }
 
 static inline __attribute__((always_inline)) F(term) F(held_by_probability)(F(numbers) c, F(token) t, int under, int over)
@@ -217,7 +220,7 @@ static inline __attribute__((always_inline)) void F(run_block)(const F(numbers) 
         const F(bits) m = ms[i];
         const REAL x = F(kept)(xs[i], m), o = F(kept)(os[i], m), a = F(kept)(as[i], m);
         const F(term) y = formula(c, (F(token)){x, o, a, F(choose)(c.by_sequence, c.b, bounded[i]), F(choose)(c.by_sequence, c.r, ratio[i]),
-                                                F(choose)(c.by_sequence, c.out, F(magnitude)(log_ratio[i]) > c.bound), full ? picked[i] : 0});
+                                                F(choose)(c.by_sequence, c.out, F(magnitude)(log_ratio[i]) > c.bound), full ? picked[i] : 0, excess[i]});
         REAL l = y.l, d = y.d;
         if (full) {
             const REAL w = F(kept)(ws[i], m), wl = w * l, wd = w * d;

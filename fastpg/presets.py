@@ -297,8 +297,9 @@ def compare_presets(batch: Mapping[str, Any], one: str | Preset = "trl", other: 
             name = "objective" if presets[0].objective != presets[1].objective else "options"
         now = dataclasses.replace(now, **changes)
         rows.append((name, _short(presets[0], name), _short(presets[1], name), *measured(now)))
+    widths = [*(max(21, *(len(row[k]) + 2 for row in rows)) for k in range(3)), 13, 0]
     for row in rows:
-        print(f"{row[0]:21}{row[1]:21}{row[2]:21}{row[3]:13}{row[4]}".rstrip())
+        print("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _preset(argument: str, preset: str | Preset) -> Preset:

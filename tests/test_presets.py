@@ -340,3 +340,12 @@ def test_the_table_in_the_docs_is_that_of_the_dataclasses():
 def test_equal_advantages_are_whitened_to_exactly_zero(name, value):
     np.testing.assert_array_equal(PRESETS[name].whiten(np.full(15, value)), np.zeros(15))
     assert np.isnan(PRESETS[name].whiten(np.array([value, np.nan, 1.0]))).all()
+
+
+def test_no_two_columns_of_a_comparison_run_together(capsys):
+    x = np.log([[0.9, 0.5]])
+    compare_presets(
+        {"log_prob": x, "old_log_prob": x - 1, "advantage": np.array([[1.0, -1.0]])}, "trl_gspo", "trl_sapo"
+    )
+    *_, objective = capsys.readouterr().out.splitlines()
+    assert "level sequence  sapo tau_pos 1.0, tau_neg 1.05  " in objective
