@@ -41,7 +41,9 @@ def replace(path: Path, fill: Callable[[BinaryIO], object], keep: Path | None = 
             os.replace(path, keep)
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error  # by its own name
+        if str(error.filename) == str(temporary):
+            error.filename = str(path)  # the name that its reader knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
