@@ -514,7 +514,7 @@ def test_an_update_ends_once_kl_is_above_its_target(algo):
             patch.setattr(Spy, "made", [])
             patch.setattr(fastpg, "policy_loss", spy)
             algo.train(config, Toy(4))
-        return len(looked_at), len(stepped) // len(Spy.made or [0])
+            return len(looked_at), len(stepped) // len(Spy.made)
 
     (looked_at, stepped), everything = gradients(1e-12), gradients(None)
     assert looked_at == stepped + 1 and 1 <= stepped < everything[1]
