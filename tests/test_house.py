@@ -24,7 +24,7 @@ FLOORS = {
     "policy": {"_check", "policy"},
     "natural": {"_check"},
     "objectives": {"_check", "_core"},
-    "presets": {"_check", "groups", "objectives", "returns"},
+    "presets": {"_check", "_tokens", "groups", "objectives", "returns"},
     "threads": {"_core"},
     "steps": {"_numba"},
     "_loops": set(),
