@@ -214,13 +214,13 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
     spans = _core.spans(kernel)
     checks, makes, operands, results, sums = [], [], [], [], []
 
-    at = "t, n" if ndim == 2 else "t"
+    at = "row, column" if ndim == 2 else "row"  # no parameter's name, as n is
 
     def refuse(condition: str, sentence: str) -> str:
         return f"if {condition}: raise ValueError({f'{name}: {sentence}'!r})"
 
     def every(line: str, rows: str = "rows") -> list[str]:  # plain loops compile ten times as fast as array expressions
-        return [f"for t in range({rows}):", "    for n in range(columns):", f"        {line}"]
+        return [f"for row in range({rows}):", "    for column in range(columns):", f"        {line}"]
 
     if not over_time:
         checks.append(refuse("columns == 0", f"{first} has no columns; at least one action is wanted"))
@@ -235,7 +235,7 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
             makes.append(f"{x} = np.empty({shape}, {'real' if kind == 'OUT' else 'np.int64'})")
             source = typed[x.removesuffix("_grad")] if shared else None
             if source is not None and source.ndim == 1:  # one for every row: so is its gradient, the sum over rows
-                sums += [f"sum_{x} = np.zeros(columns, real)", *every(f"sum_{x}[n] += {x}[t, n]")]
+                sums += [f"sum_{x} = np.zeros(columns, real)", *every(f"sum_{x}[column] += {x}[row, column]")]
             results.append(x if source is None or source.ndim == 2 else f"sum_{x}")
         elif x == "uniform":
             if not isinstance(typed["rng"], types.NumPyRandomGeneratorType):
@@ -265,14 +265,14 @@ def _write(kernel: str, name: str, typed: dict[str, Any]) -> tuple[list[str], di
                 missing = f"{x} has one row, and truncated is set above the last: V is missing there"
                 makes += every(refuse(cut, missing), "rows - 1")
             if "value" in typed:
-                makes += every(f"{operand}[{at}] = value[{at.replace('t', 't + 1')}]", "rows - 1")
-            makes += every(f"{operand}[{at}] = {x}{'[n]' if ndim == 2 else ''}", "max(rows - 1, 0), rows")
+                makes += every(f"{operand}[{at}] = value[{at.replace('row', 'row + 1')}]", "rows - 1")
+            makes += every(f"{operand}[{at}] = {x}{'[column]' if ndim == 2 else ''}", "max(rows - 1, 0), rows")
         else:
             _check_array(name, x, typ, (dtype,), (1, 2) if shared else (dims,))
             if shared and one_row:
                 checks.append(refuse(f"{x}.size != columns", f"{x} has one row, but not one item an action of {first}"))
                 operand = f"all_{x}"
-                makes += [f"{operand} = np.empty({first}.shape, {x}.dtype)", *every(f"{operand}[{at}] = {x}[n]")]
+                makes += [f"{operand} = np.empty({first}.shape, {x}.dtype)", *every(f"{operand}[{at}] = {x}[column]")]
             elif dims == ndim and x != first:
                 checks.append(refuse(f"{x}.shape != {first}.shape", f"{x} and {first} differ in shape"))
             elif dims < ndim:

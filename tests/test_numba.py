@@ -90,6 +90,9 @@ def test_gamma_and_lambda_may_be_arrays():
     gamma, lambda_ = np.random.default_rng(1).choice([0.0, 0.3, 1.0], size=(2, 9, 2))
     arguments = (*episode((9, 2)), gamma, lambda_)
     np.testing.assert_array_equal(compiled(fastpg.gae)(*arguments), fastpg.gae(*arguments))
+    reward, _, *others = arguments[:-1]
+    window = (reward, *others, 3)
+    np.testing.assert_array_equal(compiled(fastpg.n_step_return)(*window), fastpg.n_step_return(*window))
 
 
 def test_next_value_may_be_that_of_the_last_row():
