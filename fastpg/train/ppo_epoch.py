@@ -67,10 +67,13 @@ class PPOEpoch:
         """
         x, log_prob, advantage, target = (np.ascontiguousarray(a, np.float32) for a in (x, log_prob, advantage, target))
         action = np.ascontiguousarray(action, np.float32 if self._gaussian else np.int64)
-        adam = ((rate, part.beta1, part.beta2, part.eps, part.t) for rate, part in zip(lr, self._adam, strict=True))
+        policy, value = (
+            (rate, part.beta1, part.beta2, part.eps, part.t) for rate, part in zip(lr, self._adam, strict=True)
+        )
+        nets_ = self._nets[0], self._nets[1], policy, value
         arrays = order, x, action, log_prob, advantage, target
         options = clip, entropy_weight, max_norm, np.inf if target_kl is None else target_kl
-        total, last, steps = _core.ppo_epoch(*self._nets, *adam, self._minibatch, *arrays, self._gaussian, *options)
+        total, last, steps = _core.ppo_epoch(*nets_, self._minibatch, *arrays, self._gaussian, *options)
         for part in self._adam:
             part.t += steps
         return np.array(total), last, steps
