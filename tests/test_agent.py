@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -158,3 +159,15 @@ def test_an_unknown_action_space_in_a_description_is_refused():
     about = Agent(4, Discrete(2), (8,), RNG(0)).about()
     with pytest.raises(ValueError, match="action space is 'Text'; wanted one of Box"):
         Agent.of({**about, "action_space": {"kind": "Text"}})
+
+
+def test_values_of_many_rows_are_those_of_one_pass_and_take_memory_of_a_few_rows():
+    agent = Agent(4, Discrete(2), (64, 64), RNG(0))
+    observation = RNG(1).standard_normal((400, 101, 4), np.float32)
+    tracemalloc.start()
+    got = agent.values(observation)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5e6  # both layers of 64 of all rows are 20 MB
+    wanted = agent.nets["value"].forward(observation.reshape(-1, 4)).reshape(400, 101)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)

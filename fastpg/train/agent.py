@@ -20,6 +20,8 @@ __all__ = ["Agent", "AgentOptions", "Net", "Normaliser", "RewardScale"]
 
 Array = NDArray[Any]
 
+CHUNK = 4096  # rows whose values are taken at a time: a net keeps all layers of a forward pass, many times what its rows take
+
 
 class Net(Protocol):
     """What a policy or a value function of your own must give, in float32; fastpg.nets.MLP is one.
@@ -233,8 +235,11 @@ class Agent:
         shape, name = observation.shape[:-1], "trunk" if "trunk" in self.nets else "value"
         if name not in self.nets:
             return np.zeros(shape, np.float32)
-        value = self.nets[name].forward(self.see(observation.reshape(-1, observation.shape[-1])))[:, -1]
-        return value.copy().reshape(shape)
+        rows, value = observation.reshape(-1, observation.shape[-1]), np.empty(shape, np.float32)
+        some = value.reshape(-1)
+        for start in range(0, len(rows), CHUNK):
+            some[start : start + CHUNK] = self.nets[name].forward(self.see(rows[start : start + CHUNK]))[:, -1]
+        return value
 
     def state(self) -> dict[str, Array]:
         """The parameters and what is known of observations, as views."""
