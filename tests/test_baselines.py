@@ -214,7 +214,7 @@ def test_torch_tensors_are_answered_in_kind(rng, name):
 @pytest.mark.parametrize(
     ("error", "message", "make"),
     [
-        (TypeError, "returns has dtype int64; float32 or float64 is wanted", lambda: mean_baseline([1, 2])),
+        (TypeError, "returns has dtype int64; float32 or float64 is wanted", lambda: mean_baseline(np.array([1, 2]))),
         (ValueError, r"mask has shape \(1,\), but returns has \(2,\)", lambda: mean_baseline([1.0, 2.0], mask=[True])),
         (ValueError, "weight holds -1.0; numbers from 0 up", lambda: mean_baseline([1.0], weight=[-1.0])),
         (ValueError, "axis is 2, but the arrays have 1 axes", lambda: leave_one_out_baseline([1.0], axis=2)),

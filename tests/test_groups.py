@@ -884,7 +884,7 @@ def test_sums_of_squared_probabilities_as_verl_states_them():
     "error, message, change",
     [
         (ValueError, "kind is 'ppo'; one of grpo, dr_grpo", {"kind": "ppo"}),
-        (TypeError, "reward has dtype int64; float32 or float64", {"reward": [1, 0, 1, 0]}),
+        (TypeError, "reward has dtype int64; float32 or float64", {"reward": np.array([1, 0, 1, 0])}),
         (TypeError, "reward has dtype bool", {"reward": [True, False, True, False]}),
         (ValueError, r"reward has shape \(\); \(M,\) is wanted", {"reward": 1.0}),
         (ValueError, r"group has shape \(3,\), but there are 4 samples", {"group": ["a", "b", "c"]}),

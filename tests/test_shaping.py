@@ -129,7 +129,7 @@ def test_inputs_are_left_alone(rng):
     "error, message, change",
     [
         (ValueError, r"reward has shape \(1, 2\); \(B,\) is wanted", {"reward": [[1.0, 2.0]]}),
-        (TypeError, "reward has dtype int64; float32 or float64", {"reward": [1, 2]}),
+        (TypeError, "reward has dtype int64; float32 or float64", {"reward": np.array([1, 2])}),
         (TypeError, "kl has dtype float32, but reward has float64", {"kl": np.zeros((2, 3), np.float32)}),
         (ValueError, r"reward has shape \(3,\), but there are 2 sequences", {"reward": [1.0, 2.0, 3.0]}),
         (ValueError, r"mask has shape \(2, 2\), but kl has \(2, 3\)", {"mask": np.ones((2, 2), bool)}),

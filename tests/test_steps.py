@@ -219,7 +219,7 @@ REFUSED = [
     (discounted, {}, TypeError, "reward is missing, but discounted has no default"),
     (discounted, {"reward": [1.0], "lambda_": 1.0}, TypeError, "lambda_ is given, but discounted takes reward, gamma"),
     (discounted, {"reward": None}, TypeError, "reward is None"),
-    (discounted, {"reward": [1, 2]}, TypeError, "reward has dtype int64; float32 or float64 is wanted"),
+    (discounted, {"reward": np.array([1, 2])}, TypeError, "reward has dtype int64; float32 or float64 is wanted"),
     (discounted, {"reward": 1.0}, ValueError, r"reward has shape \(\); \(T,\) or \(T, N\) is wanted"),
     (discounted, {"reward": np.zeros((2, 2, 2))}, ValueError, r"reward has shape \(2, 2, 2\)"),
     (discounted, {"reward": [1.0], "gamma": [1.0, 1.0]}, ValueError, r"gamma has shape \(2,\), but reward has \(1,\)"),

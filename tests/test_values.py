@@ -267,7 +267,7 @@ def test_explained_variance_does_not_lose_its_digits_far_from_zero(rng):
 @pytest.mark.parametrize(
     "error, message, change",
     [
-        (TypeError, "value has dtype int64; float32 or float64", {"value": [1, 2]}),
+        (TypeError, "value has dtype int64; float32 or float64", {"value": np.array([1, 2])}),
         (ValueError, r"target has shape \(3,\), but value has \(2,\)", {"target": np.zeros(3)}),
         (TypeError, "target has dtype float32, but value has float64", {"target": np.zeros(2, np.float32)}),
         (TypeError, "clip is None, but old_value is given; both are wanted, or neither", {"clip": None}),
