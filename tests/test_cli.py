@@ -80,7 +80,7 @@ def test_run_folder_is_complete(trained):
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((folder / "config.json").read_text())["config"]
     assert (config["psi"], config["lambda_"], config["hidden"], config["seed"]) == ("q", 0.9, [8, 8], 5)
-    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 16  # of 8 lanes x 32 rows, 4000 steps
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 8  # of 8 lanes x 64 rows, 4000 steps
     assert json.loads((folder / "result.json").read_text()) == json.loads(done.stdout)
 
 
