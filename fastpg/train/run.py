@@ -247,15 +247,16 @@ class Run:
                 f"{self.about['env']}, lane {n}: the reward is {reward[t, n]} after step {self.steps + int(t) * reward.shape[1]}; "
                 f"mend the environment"
             )
-        t, n = np.nonzero(ended)
+        n, t = np.nonzero(ended.T)
         if len(t):
             # Of episodes side by side in one lane, each earned what the lane has by its end less what it had by the end of the last.
-            by_lane = np.argsort(n, kind="stable")
-            lane, earned = n[by_lane], total[n, t][by_lane]
-            first = np.diff(lane, prepend=-1) != 0
-            before = np.where(first, -self._return[lane], np.roll(earned, 1))
-            returns = np.empty_like(earned)
-            returns[by_lane] = earned - before
+            earned, changes = total[n, t], n[1:] != n[:-1]
+            first, last = np.append(True, changes), np.append(changes, True)
+            before = np.empty_like(earned)
+            before[1:] = earned[:-1]
+            before[first] = -self._return[n[first]]
+            in_time = np.argsort(t, kind="stable")
+            returns = (earned - before)[in_time]
             if self.solved_at_step is None and self._threshold is not None:
                 known = np.concatenate([self._recent, returns])
                 sums = np.cumsum(np.concatenate([[0.0], known]))
@@ -263,13 +264,12 @@ class Run:
                 if len(solved):
                     at = max(int(solved[0]) + WINDOW - 1 - len(self._recent), 0)
                     self.solved_at_step, self.solved_at_seconds = (
-                        self.steps + (int(t[at]) + 1) * reward.shape[1],
+                        self.steps + (int(t[in_time[at]]) + 1) * reward.shape[1],
                         self.seconds,
                     )
             self._recent.extend(returns[-WINDOW:].tolist())
             self.episodes += len(returns)
-            last = np.append(first[1:], True)
-            self._return[lane[last]] = -earned[last]
+            self._return[n[last]] = -earned[last]
         self._return += total[:, -1]
         self.steps += reward.size
 
