@@ -59,6 +59,14 @@ def test_another_source_of_the_function_or_of_the_environments_ends_the_cache(st
     assert len(files(tmp_path)) == 1  # in the place of the old one
 
 
+def test_the_same_function_under_other_options_is_other_code(start, tmp_path):
+    def checked():
+        return _numba.cached(start().py_func, boundscheck=True)
+
+    assert call(start(), 1) == (2, False) and call(checked(), 1) == (2, False)
+    assert call(start(), 1) == (2, True) and call(checked(), 1) == (2, True)
+
+
 def test_every_file_of_the_environments_counts_as_a_source(tmp_path, monkeypatch):
     folder = tmp_path / "fastpg" / "envs"
     shutil.copytree(Path(fastpg.__file__).parent / "envs", folder, ignore=shutil.ignore_patterns("__pycache__"))
