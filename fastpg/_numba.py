@@ -126,7 +126,12 @@ class _Files:
                 digest, data = file.read(32), file.read()
         except OSError:
             return None
-        return pickle.loads(data) if digest == self._digest(key, data) else None
+        if digest != self._digest(key, data):
+            return None
+        try:
+            return pickle.loads(data)
+        except Exception:  # it imports the function's module by its name, which a module loaded from a path does not answer to
+            return None
 
     def save(self, key: Any, entry: Any) -> None:
         data, path = dumps(entry), self._path(key)
