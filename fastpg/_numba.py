@@ -130,7 +130,9 @@ class _Files:
             return None
         try:
             return pickle.loads(data)
-        except Exception:  # it imports the function's module by its name, which a module loaded from a path does not answer to
+        except (
+            Exception
+        ):  # it imports the function's module by its name, which a module loaded from a path does not answer to
             return None
 
     def save(self, key: Any, entry: Any) -> None:

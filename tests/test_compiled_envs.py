@@ -503,3 +503,23 @@ def test_the_example_of_an_own_environment_learns_to_go_straight_to_its_goal(cap
         over |= terminated | truncated
     straight = total.mean()
     assert straight - 0.3 < evaluate(agent, point(200), 200).mean() < straight + 0.3
+
+
+def test_an_evaluation_of_episodes_without_an_end_comes_to_one(monkeypatch):
+    from fastpg.train import run
+    from fastpg.train.agent import Agent
+
+    def circle(state, action, stream):
+        state[1] += 1
+        return 1.0, state[0] == 0 and state[1] == 5
+
+    def restart(state, stream):
+        state[1] = 0
+
+    monkeypatch.setattr(run, "LONGEST", 12)
+    env = line(2, circle, restart, None, observation_size=2, longest=None)
+    env.states[1, 0] = 1  # this lane goes round for ever
+    agent = Agent(2, Discrete(3), (4,), np.random.default_rng(0))
+    with pytest.warns(UserWarning, match="line: episodes without an end were cut after 12 steps; it has no time limit"):
+        returns = run.evaluate(agent, env, 6)
+    assert sorted(returns) == [5, 5, 5, 12, 12, 12]
