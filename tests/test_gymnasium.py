@@ -561,6 +561,16 @@ def test_episodes_are_filmed(tmp_path):
     assert all(o.shape == (1, 4) for o in seen) and 12 <= len(seen) <= 24  # pushed one way, the pole falls in about 9
 
 
+def test_a_film_of_an_episode_without_an_end_is_cut(tmp_path, monkeypatch):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    monkeypatch.setattr(adapters.gymnasium, "FILMED", 20)
+    steps = []
+    up = lambda observation: steps.append(1) or np.array([0])  # noqa: E731
+    files = record("CliffWalking-v1", up, tmp_path / "film", episodes=2)
+    assert len(steps) == 40 and all(f.stat().st_size > 1000 for f in files) and len(files) == 2
+
+
 def test_film_needs_moviepy_and_an_environment_that_renders(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="episodes is 0"):
         record("CartPole-v1", lambda o: o, tmp_path, episodes=0)

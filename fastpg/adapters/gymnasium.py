@@ -190,6 +190,7 @@ def _choices(n: Array, start: Any, flat: tuple[int, ...], shape: tuple[int, ...]
     return decode
 
 
+FILMED = 5000  # steps of an episode at most
 KINDS = {"biuf": "numbers", "f": "real numbers", "iu": "integers"}
 
 
@@ -464,7 +465,7 @@ def record(
     """Films `episodes` episodes of Gymnasium's env_id into folder, and names the files.
 
     act takes observations (1, observation_size) to actions (1, ...), as VectorEnv gives and takes them. The prefixes
-    fastpg/ and envpool: fall off: Gymnasium's environment of that name is what renders.
+    fastpg/ and envpool: fall off: Gymnasium's environment of that name is what renders. An episode is filmed for 5,000 steps at most.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
@@ -487,10 +488,12 @@ def record(
     try:
         observation, _ = env.reset(seed=seed)
         for _ in range(episodes):
-            ended = False
-            while not ended:
+            for _ in range(FILMED):
                 observation, _, terminated, truncated, _ = env.step(act(observation))
-                ended = bool(terminated[0] or truncated[0])
+                if terminated[0] or truncated[0]:
+                    break
+            else:  # its frames are kept until the end, and it may have none
+                observation, _ = env.reset()
     finally:
         env.close()
     return [Path(folder) / f"{prefix}-episode-{k}.mp4" for k in range(episodes)]
