@@ -72,7 +72,7 @@ def cached(function: Callable[..., Any], signature: Any = None, **options: Any) 
 
     Where there is nowhere to keep a cache it is a warning, and the function is compiled anew in every process.
     """
-    dispatcher = numba.njit(**{"nogil": True, **options})(function)
+    dispatcher = numba.njit(**{"nogil": True, "boundscheck": False, **options})(function)
     path = inspect.getfile(function)
     try:
         dispatcher.enable_caching()
@@ -80,7 +80,7 @@ def cached(function: Callable[..., Any], signature: Any = None, **options: Any) 
         if os.path.exists(path):
             _tell_uncached(os.path.dirname(path))
     else:
-        dispatcher._cache._cache_file = _Files(dispatcher._cache)
+        dispatcher._cache._cache_file = _Files(dispatcher._cache, dispatcher.targetoptions)
     if signature is not None:
         dispatcher.compile(signature)
     return dispatcher
@@ -101,19 +101,20 @@ def _sources() -> bytes:
 
 
 class _Files:
-    """Where a function's cache is kept: a file for each signature and processor, written in one piece and checked when read.
+    """Where a function's cache is kept: a file for each signature, options and processor, written in one piece and checked when read.
 
     Numba's own way is an index and numbered files. It asks whether the function's own file has changed, but not those of
     the functions compiled into it; and of two processes that fill it at the same time for different signatures, the one may
     leave its code under the other's entry.
     """
 
-    def __init__(self, cache: Any) -> None:
+    def __init__(self, cache: Any, options: dict[str, Any]) -> None:
         self._start = os.path.join(cache.cache_path, cache._impl.filename_base)
         self._version = repr((numba.__version__, cache._impl.locator.get_source_stamp(), _sources()))
+        self._options = sorted(options.items())
 
     def _path(self, key: Any) -> str:
-        return f"{self._start}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
+        return f"{self._start}.{hashlib.sha256(repr((key, self._options)).encode()).hexdigest()[:16]}.nbc"
 
     def _digest(self, key: Any, data: bytes) -> bytes:
         return hashlib.sha256(repr((self._version, key)).encode() + data).digest()
@@ -125,7 +126,14 @@ class _Files:
                 digest, data = file.read(32), file.read()
         except OSError:
             return None
-        return pickle.loads(data) if digest == self._digest(key, data) else None
+        if digest != self._digest(key, data):
+            return None
+        try:
+            return pickle.loads(data)
+        except (
+            Exception
+        ):  # it imports the function's module by its name, which a module loaded from a path does not answer to
+            return None
 
     def save(self, key: Any, entry: Any) -> None:
         data, path = dumps(entry), self._path(key)

@@ -59,6 +59,27 @@ def test_another_source_of_the_function_or_of_the_environments_ends_the_cache(st
     assert len(files(tmp_path)) == 1  # in the place of the old one
 
 
+def test_a_module_that_cannot_be_imported_by_its_name_is_compiled_again(start, tmp_path):
+    code = f"""
+import importlib.util
+spec = importlib.util.spec_from_file_location("no_such_name", {str(tmp_path / "mine.py")!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+print(module.f(1))
+"""
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.stdout == "2\n", done.stderr
+
+
+def test_the_same_function_under_other_options_is_other_code(start, tmp_path):
+    def checked():
+        return _numba.cached(start().py_func, boundscheck=True)
+
+    assert call(start(), 1) == (2, False) and call(checked(), 1) == (2, False)
+    assert call(start(), 1) == (2, True) and call(checked(), 1) == (2, True)
+
+
 def test_every_file_of_the_environments_counts_as_a_source(tmp_path, monkeypatch):
     folder = tmp_path / "fastpg" / "envs"
     shutil.copytree(Path(fastpg.__file__).parent / "envs", folder, ignore=shutil.ignore_patterns("__pycache__"))

@@ -336,15 +336,49 @@ def two(state, action):
         (TypeError, r"restart does not compile as restart\(state(.|\n)*undefined", {"restart": no_such}),
         (TypeError, r"observe is 7; a function .* is wanted: observe\(state", {"observe": 7}),
         (TypeError, r"action: float32\[:\]", {"advance": two, "action_space": Box((0.0,), (1.0,))}),
-        (ValueError, "state_size is 0; wanted 1 or more", {"state_size": 0}),
-        (ValueError, "longest is 0; wanted 1 or more", {"longest": 0}),
-        (ValueError, "lanes is 0; wanted 1 or more", {"lanes": 0}),
+        (ValueError, "state_size is 0; wanted an integer of 1 or more", {"state_size": 0}),
+        (ValueError, "longest is 0; wanted an integer of 1 or more", {"longest": 0}),
+        (ValueError, "lanes is 0; wanted an integer of 1 or more", {"lanes": 0}),
+        (ValueError, "lanes is 2.0; wanted an integer", {"lanes": 2.0}),
         (ValueError, "observation_size is 3, but state_size is 2", {"observe": None}),
+        (
+            TypeError,
+            r"action_space is Discrete\(3\); wanted one of fastpg.envs.spaces",
+            {"action_space": gym.spaces.Discrete(3)},
+        ),
+        (TypeError, "action_space is None", {"action_space": None}),
     ],
 )
 def test_a_bad_description_is_refused_with_what_is_wanted(error, words, options):
     with pytest.raises(error, match=words):
         line(**options)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "call"),
+    [
+        (ValueError, "Discrete has n 0; wanted integers of 1 or more", lambda: Discrete(0)),
+        (ValueError, "Discrete has n 2.0", lambda: Discrete(2.0)),
+        (ValueError, "MultiBinary has n -1", lambda: MultiBinary(-1)),
+        (ValueError, r"MultiDiscrete has n \(2, 0\)", lambda: MultiDiscrete((2, 0))),
+        (ValueError, r"MultiDiscrete has n \(\); wanted the lengths of one list or more", lambda: MultiDiscrete(())),
+        (ValueError, "MultiDiscrete has n 3", lambda: MultiDiscrete(3)),
+        (TypeError, r"Box\(low=-1.0, high=1.0\) has a bound that is no sequence", lambda: Box(-1.0, 1.0)),
+        (ValueError, r"Box\(low=\(1.0,\), high=\(-1.0,\)\): wanted", lambda: Box((1.0,), (-1.0,))),
+        (ValueError, "Box.*wanted one low or more, as many high", lambda: Box((0, 0), (1,))),
+        (ValueError, "Box", lambda: Box((), ())),
+        (ValueError, "Box", lambda: Box((math.nan,), (1.0,))),
+    ],
+)
+def test_a_space_that_holds_nothing_is_refused(error, words, call):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_spaces_of_lists_and_of_numpy_numbers_are_those_of_tuples():
+    assert Box([-1], np.array([1], np.float32)) == Box((-1.0,), (1.0,)) and hash(Box([-1], [1]))
+    assert MultiDiscrete([2, np.int64(3)]) == MultiDiscrete((2, 3)) and Discrete(np.int64(2)) == Discrete(2)
+    assert line(action_space=MultiBinary(np.int64(3)), advance=lambda s, a, r: (0.0, False)).reset(seed=0)
 
 
 BOX = Box((-1.0, -1.0), (1.0, 1.0))
@@ -382,10 +416,41 @@ def test_numbers_that_are_not_finite_name_environment_lane_and_action():
     env.step(np.array([1, 1]))
     with pytest.raises(FloatingPointError, match=r"line, lane 1: reward inf, observation .* after action 0"):
         env.step(np.array([1, 0]))
-    env = line(observe=lambda state, observation: observation.fill(np.nan))
+
+    def blind(state, observation):
+        observation[:] = np.nan if state[1] == 8 else 0.0
+
+    env = line(observe=blind)
     env.reset(seed=0)
+    env.states[0, 1] = 8
     with pytest.raises(FloatingPointError, match=r"line, lane 0: .*nan"):
         env.step(np.array([1, 0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"longest": 1}])
+def test_a_first_observation_that_is_not_finite_is_told_by_the_call_that_gives_it(options):
+    def restart(state, stream):
+        state[0] = np.nan if state[1] == 7 else 0.0
+        state[1] = 7.0
+
+    env = line(1, lambda state, action, stream: (0.0, False), restart, **options)
+    env.reset(seed=0)
+    with pytest.raises(FloatingPointError, match=r"line, lane 0: the first observation of an episode is \[nan"):
+        env.step(np.array([1])) if options else env.reset()
+
+
+def test_an_index_out_of_bounds_is_an_error_that_reaches_no_other_lane():
+    def advance(state, action, stream):
+        state[action + 1] = 99.0
+        return 0.0, False
+
+    env = line(advance=advance)
+    env.reset(seed=0)
+    env.step(np.array([0, 0]))
+    before = env.states.copy()
+    with pytest.raises(IndexError, match="out of bounds"):
+        env.step(np.array([1, 0]))
+    assert np.array_equal(env.states, before)
 
 
 def test_an_exception_in_a_function_comes_out_of_step():
@@ -438,3 +503,23 @@ def test_the_example_of_an_own_environment_learns_to_go_straight_to_its_goal(cap
         over |= terminated | truncated
     straight = total.mean()
     assert straight - 0.3 < evaluate(agent, point(200), 200).mean() < straight + 0.3
+
+
+def test_an_evaluation_of_episodes_without_an_end_comes_to_one(monkeypatch):
+    from fastpg.train import run
+    from fastpg.train.agent import Agent
+
+    def circle(state, action, stream):
+        state[1] += 1
+        return 1.0, state[0] == 0 and state[1] == 5
+
+    def restart(state, stream):
+        state[1] = 0
+
+    monkeypatch.setattr(run, "LONGEST", 12)
+    env = line(2, circle, restart, None, observation_size=2, longest=None)
+    env.states[1, 0] = 1  # this lane goes round for ever
+    agent = Agent(2, Discrete(3), (4,), np.random.default_rng(0))
+    with pytest.warns(UserWarning, match="line: episodes without an end were cut after 12 steps; it has no time limit"):
+        returns = run.evaluate(agent, env, 6)
+    assert sorted(returns) == [5, 5, 5, 12, 12, 12]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastpg import adapters, envs
+from fastpg.adapters.gymnasium import make
 from fastpg.envs.cartpole import THETA_MOST, advance
 from fastpg.envs.spaces import Discrete
 from fastpg.envs.streams import uniform
@@ -152,3 +153,36 @@ def test_a_missing_extra_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     with pytest.raises(ImportError, match=r'gymnasium is not installed: pip install "fastpg\[train\]"'):
         adapters.make_env("CartPole-v1")
+
+
+def test_built_in_environments_take_a_time_limit_and_name_what_they_do_not_take():
+    env = adapters.make_env(CARTPOLE, 2, max_episode_steps=3)
+    env.reset(seed=0)
+    assert [env.step(np.array([0, 1]))[3].tolist() for _ in range(6)] == [[t in (2, 5)] * 2 for t in range(6)]
+    with pytest.raises(ValueError, match="max_episode_steps is 0; wanted an integer of 1 or more"):
+        adapters.make_env(CARTPOLE, 2, max_episode_steps=0)
+    with pytest.raises(TypeError, match="fastpg/FrozenLake-v1 takes no is_slippery.*fastpg/FrozenLakeNotSlippery-v1"):
+        adapters.make_env("fastpg/FrozenLake-v1", 2, is_slippery=False)
+
+
+@pytest.mark.parametrize("id", ["fastpg/CartPole-v1", "CartPole-v1"])
+def test_seeds_may_be_numpy_integers_and_arrays(id):
+    env = adapters.make_env(id, 2)
+    start = lambda seed: env.reset(seed=seed)[0].tolist()  # noqa: E731
+    assert start(np.int64(4)) == start(np.array([4, 5])) == start(range(4, 6)) == start(4) != start([4, 4])
+    vector = make(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
+    assert vector.reset(seed=np.int64(4))[0].tolist() == vector.reset(seed=np.array([4, 5]))[0].tolist() == start(4)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "7", True, [0, -1], [0.0, 1.0], [[0], [1]]], ids=str)
+@pytest.mark.parametrize("id", ["fastpg/CartPole-v1", "CartPole-v1"])
+def test_what_is_no_seed_is_refused(id, seed):
+    with pytest.raises(ValueError, match="seed is .*; wanted an integer of 0 or more, or one for each lane"):
+        adapters.make_env(id, 2).reset(seed=seed)
+
+
+@pytest.mark.parametrize("lanes", [0, -1, 2.0, "2", True], ids=repr)
+@pytest.mark.parametrize("id", ["fastpg/CartPole-v1", "CartPole-v1"])
+def test_what_is_no_number_of_lanes_is_refused(id, lanes):
+    with pytest.raises(ValueError, match=f"lanes is {lanes!r}; wanted an integer of 1 or more"):
+        adapters.make_env(id, lanes)

@@ -561,6 +561,16 @@ def test_episodes_are_filmed(tmp_path):
     assert all(o.shape == (1, 4) for o in seen) and 12 <= len(seen) <= 24  # pushed one way, the pole falls in about 9
 
 
+def test_a_film_of_an_episode_without_an_end_is_cut(tmp_path, monkeypatch):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    monkeypatch.setattr(adapters.gymnasium, "FILMED", 20)
+    steps = []
+    up = lambda observation: steps.append(1) or np.array([0])  # noqa: E731
+    files = record("CliffWalking-v1", up, tmp_path / "film", episodes=2)
+    assert len(steps) == 40 and all(f.stat().st_size > 1000 for f in files) and len(files) == 2
+
+
 def test_film_needs_moviepy_and_an_environment_that_renders(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="episodes is 0"):
         record("CartPole-v1", lambda o: o, tmp_path, episodes=0)
@@ -589,3 +599,101 @@ def test_one_seed_reaches_a_vector_environment_of_ones_own_as_one():
             return super().reset(options=options)
 
     make(Seeded(vector.AutoresetMode.DISABLED)).reset(seed=7)
+
+
+def test_an_environment_that_stands_in_two_lanes_is_refused():
+    inner = Counter()
+    with pytest.raises(ValueError, match="lane 1: env gave the environment of another lane again; wanted a new one"):
+        make(lambda: inner, lanes=2)
+    assert inner.closed
+
+
+@pytest.mark.parametrize(
+    ("words", "env"),
+    [
+        (r"lane 0: env made SyncVectorEnv.*; wanted a gymnasium.Env", lambda: vector.SyncVectorEnv([Counter])),
+        ("lane 0: env made None; wanted a gymnasium.Env", lambda: None),
+        ("env is 3; wanted an id, a function that makes one environment, or an environment", 3),
+        ("env is None; wanted an id", None),
+    ],
+)
+def test_what_is_no_environment_is_refused(words, env):
+    with pytest.raises(TypeError, match=words):
+        make(env, 2)
+
+
+def test_an_environment_may_change_its_action_and_the_callers_stays():
+    class Greedy(Walk):
+        def step(self, action):
+            told = super().step(action)
+            action += 1
+            return told
+
+    class Plain(Greedy):
+        action_space = spaces.MultiDiscrete([3, 4])
+
+    env = make(Plain, 2)
+    env.reset(seed=0)
+    action = np.zeros((2, 2), np.int64)
+    env.step(action)
+    assert not action.any()
+
+
+def test_an_id_with_its_module_is_found_again(tmp_path, monkeypatch):
+    (tmp_path / "their_envs.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Theirs-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    env = make("their_envs:Theirs-v0", 2)
+    assert env.id == "their_envs:Theirs-v0"
+    gym.registry.pop("Theirs-v0")
+    monkeypatch.delitem(sys.modules, "their_envs")  # as in the process that resumes or evaluates a run
+    again = make(env.id, 2)
+    assert np.array_equal(again.reset(seed=0)[0], env.reset(seed=0)[0])
+    gym.registry.pop("Theirs-v0")
+    assert make(gym.spec("CartPole-v1"), 2).id == "CartPole-v1"
+
+
+@pytest.mark.parametrize("mode", list(vector.AutoresetMode), ids=lambda mode: mode.value)
+def test_a_worker_that_dies_is_named_and_the_others_are_closed(mode):
+    inner = vector.AsyncVectorEnv([Counter] * 3, autoreset_mode=mode)
+    env = make(gym.wrappers.vector.RecordEpisodeStatistics(inner))
+    env.reset(seed=0)
+    env.step(np.zeros(3, int))
+    inner.processes[1].kill()
+    with pytest.raises(RuntimeError, match="step 2: the process of lane 1 has ended with exit code -9"):
+        for _ in range(2):
+            env.step(np.zeros(3, int))
+    env.close()
+    env.close()
+    assert inner.closed and not any(process.is_alive() for process in inner.processes)
+
+
+def test_a_call_that_was_broken_off_does_not_keep_a_vector_environment_from_closing():
+    inner = vector.AsyncVectorEnv([Counter] * 2)
+    env = make(inner)
+    env.reset(seed=0)
+    inner.step_async(np.array([5, 5]))
+    inner.parent_pipes[0].recv()  # Ctrl-C came when the first lane had answered
+    env.close()
+    assert inner.closed and not any(process.is_alive() for process in inner.processes)
+
+
+@pytest.mark.parametrize("mode", list(vector.AutoresetMode), ids=lambda mode: mode.value)
+def test_normalising_rewards_around_lanes_that_reset_one_by_one_is_refused_where_gymnasium_forgets_their_returns(mode):
+    env = vector.SyncVectorEnv([lambda: Walk("box", False)] * LANES, autoreset_mode=mode)
+    normalised = gym.wrappers.vector.RecordEpisodeStatistics(gym.wrappers.vector.NormalizeReward(env))
+    if mode is vector.AutoresetMode.SAME_STEP:
+        assert make(normalised).lanes == LANES
+        return
+    with pytest.raises(ValueError, match="whose NormalizeReward cannot reset some.*the option normalise_reward"):
+        make(normalised)
+
+
+def test_a_vector_environment_that_normalises_observations_is_refused_before_it_runs():
+    env = gym.wrappers.vector.NormalizeObservation(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
+    with pytest.raises(
+        ValueError, match="whose NormalizeObservation cannot reset some.*the option normalise_observation"
+    ):
+        make(env)

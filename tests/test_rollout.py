@@ -157,3 +157,54 @@ def test_what_goes_wrong_is_named_as_from_python(python):
         agent.policy.parameter[0] = np.nan
         with pytest.raises(ValueError, match=error):
             collect(env, agent, rollout, rng)
+
+
+def fussy(state, action, stream):
+    state[0] += 1.0
+    if state[2] == 1.0 and state[0] > 5.0:
+        raise ZeroDivisionError("the wheel came off")
+    return 1.0, False
+
+
+@pytest.mark.parametrize("lane", [0, 40, 63])
+def test_an_exception_on_any_thread_comes_out(lane):
+    env, rng = drifting(64, fussy), np.random.default_rng(0)
+    agent = Agent(env.observation_size, env.action_space, (8,), rng)
+    rollout = Rollout(env, agent, T)
+    rollout.current[...], _ = env.reset(seed=0)
+    env.states[lane, 2] = 1.0
+    before = _core.threads()
+    try:
+        _core.set_threads(4)
+        with pytest.raises(ZeroDivisionError, match="the wheel came off"):
+            collect(env, agent, rollout, rng)
+    finally:
+        _core.set_threads(before)
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_an_action_that_overflows_is_named():
+    env, rng = drifting(3), np.random.default_rng(0)
+    agent = Agent(env.observation_size, env.action_space, (8,), rng, log_std=200.0)
+    rollout = Rollout(env, agent, T)
+    rollout.current[...], _ = env.reset(seed=0)
+    with pytest.raises(
+        ValueError, match=r"drift, lane 0: the action is \[.*inf.*\], not finite: the policy has diverged"
+    ):
+        collect(env, agent, rollout, rng)
+
+
+def test_a_first_observation_that_is_not_finite_is_named():
+    def restart(state, stream):
+        state[2] += 1.0
+        state[0] = np.nan if state[2] == 3.0 else 0.0
+
+    space = Box((-0.5, -1.0), (0.5, 1.0))
+    step = lambda state, action, stream: (0.0, False)  # noqa: E731
+    env = CompiledEnv("drift", step, restart, state_size=3, action_space=space, longest=9, lanes=3)
+    rng = np.random.default_rng(0)
+    agent = Agent(env.observation_size, env.action_space, (8,), rng)
+    rollout = Rollout(env, agent, T)
+    rollout.current[...], _ = env.reset(seed=0)
+    with pytest.raises(FloatingPointError, match=r"drift, lane 0: the first observation of an episode is \[nan"):
+        collect(env, agent, rollout, rng)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fastpg import _core
 from fastpg.adapters import require
 from fastpg.adapters.gymnasium import Adapter
-from fastpg.envs import lane_seeds
+from fastpg.envs import check_count, lane_seeds
 
 __all__ = ["EnvPool"]
 
@@ -38,8 +38,7 @@ class EnvPool(Adapter):
     """
 
     def __init__(self, name: str, lanes: int = 1, **kwargs: Any) -> None:
-        if lanes < 1:
-            raise ValueError(f"lanes is {lanes}; wanted 1 or more")
+        check_count("lanes", lanes)
         library: Any = require("envpool", "envpool")
         game = name.replace("-ram-", "-")
         if game not in (known := library.list_all_envs()):

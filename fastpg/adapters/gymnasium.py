@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastpg.adapters import require
-from fastpg.envs import lane_seeds
+from fastpg.envs import check_count, lane_seeds
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ Step = tuple[Array, Array, Array, Array, dict[str, Array]]
 def make(env: str | Env | Vector | Callable[..., Env], lanes: int | None = None, **kwargs: Any) -> Adapter:
     """A vector environment of `lanes` copies of env, or of one if lanes is None.
 
-    env is an id, or a function that makes one environment, called once a lane; both are given kwargs. Or it is ready:
-    one environment, or a gymnasium.vector.VectorEnv in any autoreset mode, whose lanes are its num_envs.
+    env is an id, a gymnasium.EnvSpec, or a function that makes one environment, called once a lane; all are given kwargs.
+    Or it is ready: one environment, or a gymnasium.vector.VectorEnv in any autoreset mode, whose lanes are its num_envs.
     Observations become flat float32, see `observations`; for actions see `actions`. ValueError for any other space.
     """
-    if lanes is not None and lanes < 1:
-        raise ValueError(f"lanes is {lanes}; wanted 1 or more")
+    if lanes is not None:
+        check_count("lanes", lanes)
     gym = require("gymnasium")
     if isinstance(env, gym.Env | gym.vector.VectorEnv):
         ready = getattr(env, "num_envs", 1) if isinstance(env, gym.vector.VectorEnv) else 1
@@ -48,13 +49,25 @@ def make(env: str | Env | Vector | Callable[..., Env], lanes: int | None = None,
         if kwargs:
             raise ValueError(f"env is ready, so it takes no {', '.join(kwargs)}")
         return GymnasiumVectorEnv(env) if isinstance(env, gym.vector.VectorEnv) else GymnasiumEnv([env])
+    registered = isinstance(env, str | gym.envs.registration.EnvSpec)
+    if not (registered or callable(env)):
+        raise TypeError(f"env is {env!r}; wanted an id, a function that makes one environment, or an environment")
     with ExitStack() as undo:
-        copies = []
-        for _ in range(lanes or 1):
-            copies.append(_make(env, **kwargs) if isinstance(env, str) else env(**kwargs))  # type: ignore[operator]
-            undo.callback(copies[-1].close)
+        copies: list[Env] = []
+        for n in range(lanes or 1):
+            copy = _make(env, **kwargs) if registered else env(**kwargs)  # type: ignore[operator, arg-type]
+            if not isinstance(copy, gym.Env):
+                raise TypeError(f"lane {n}: env made {copy!r}; wanted a gymnasium.Env, one lane of its own")
+            if any(copy is other for other in copies):
+                raise ValueError(
+                    f"lane {n}: env gave the environment of another lane again; wanted a new one each time"
+                )
+            copies.append(copy)
+            undo.callback(copy.close)
         made = GymnasiumEnv(copies)
         undo.pop_all()
+    if isinstance(env, str) and ":" in env:  # Gymnasium forgets the module, without which it does not find the id again
+        made.id = f"{env.partition(':')[0]}:{made.id}"
     return made
 
 
@@ -172,11 +185,12 @@ def _choices(n: Array, start: Any, flat: tuple[int, ...], shape: tuple[int, ...]
         if np.count_nonzero(bad):
             lane = _lane(bad)
             raise ValueError(f"action of lane {lane} is {action[lane].tolist()}; wanted 0 to {(n - 1).tolist()}")
-        return (action + start if moved else action).astype(dtype, copy=False).reshape(lanes, *shape)
+        return (action + start if moved else action).astype(dtype).reshape(lanes, *shape)  # the environment's to keep
 
     return decode
 
 
+FILMED = 5000  # steps of an episode at most
 KINDS = {"biuf": "numbers", "f": "real numbers", "iu": "integers"}
 
 
@@ -330,6 +344,21 @@ class _ResetMask(dict[str, Any]):
         return self[key] if key == "reset_mask" else super().pop(key, *default)
 
 
+def _refuse_partial(env: Vector) -> None:
+    """ValueError for wrappers that reset_mask is too little for: the one refuses it, the other forgets the returns of all lanes."""
+    wrappers = require("gymnasium.wrappers.vector")
+    advice = {
+        wrappers.NormalizeObservation: "gymnasium.wrappers.NormalizeObservation in each lane, or the option normalise_observation",
+        wrappers.NormalizeReward: "it around SAME_STEP, gymnasium.wrappers.NormalizeReward in each lane, or the option normalise_reward",
+    }
+    inner: Any = env
+    while inner is not inner.unwrapped:
+        for wrapper, wanted in advice.items():
+            if isinstance(inner, wrapper):
+                raise ValueError(f"env is {env}, whose {wrapper.__name__} cannot reset some of its lanes; use {wanted}")
+        inner = inner.env
+
+
 class GymnasiumVectorEnv(Adapter):
     """A gymnasium.vector.VectorEnv, in the autoreset mode that its metadata name.
 
@@ -358,6 +387,8 @@ class GymnasiumVectorEnv(Adapter):
                 raise ValueError(
                     f"env is {env}, NEXT_STEP without shared memory; use shared_memory=True or another mode"
                 )
+        if mode is not modes.SAME_STEP:
+            _refuse_partial(env)
         own = isinstance(env.unwrapped, vector.SyncVectorEnv | vector.AsyncVectorEnv)
         self._same_step, self._sure = mode is modes.SAME_STEP, own or mode is modes.DISABLED
         spec = env.spec
@@ -368,11 +399,11 @@ class GymnasiumVectorEnv(Adapter):
         self._env = env
 
     def _reset(self, seed: int | Sequence[int] | None) -> Array:
+        seeds: Any = lane_seeds(seed, self.lanes) if np.ndim(seed) else lane_seeds(seed, 1)[0]  # type: ignore[arg-type]
         try:
-            seeds: Any = lane_seeds(seed, self.lanes) if isinstance(seed, Sequence) else seed
             return self._row(self._env.reset(seed=seeds)[0], self.lanes)
         except Exception as error:
-            raise self._blame(error) from error
+            raise self._blame(self._told(error)) from error
 
     def _step(self, action: Array) -> tuple[Array, Array, Array, Array, Array]:
         try:
@@ -389,7 +420,7 @@ class GymnasiumVectorEnv(Adapter):
                 return observation, reward, terminated, truncated, final
             observation = self._row(self._env.reset(options=_ResetMask(reset_mask=ended.copy()))[0], self.lanes)
         except Exception as error:
-            raise self._blame(error) from error
+            raise self._blame(self._told(error)) from error
         if not self._sure and (observation != final)[~ended].any():
             raise self._blame(
                 "reset(options={'reset_mask': ...}) changed lanes that it was not to reset. In autoreset mode NEXT_STEP "
@@ -398,8 +429,28 @@ class GymnasiumVectorEnv(Adapter):
         observation[~ended] = final[~ended]
         return observation, reward, terminated, truncated, final
 
+    def _told(self, error: Exception) -> Exception | str:
+        """The error, or which lane's process has died where that is why."""
+        processes = getattr(self._env.unwrapped, "processes", ())
+        if isinstance(error, EOFError | ConnectionError) and processes:
+            ended = wait([process.sentinel for process in processes], 1)
+            for n, process in enumerate(processes):
+                if process.sentinel in ended:
+                    process.join()
+                    return f"the process of lane {n} has ended with exit code {process.exitcode}"
+        return error
+
     def close(self) -> None:
         """Closes the vector environment."""
+        inner: Any = self._env.unwrapped
+        if isinstance(inner, require("gymnasium.vector").AsyncVectorEnv) and not inner.closed:
+            idle = require("gymnasium.vector.async_vector_env").AsyncState.DEFAULT
+            pipes = zip(inner.parent_pipes, inner.processes, strict=True)
+            if inner._state is not idle or any(pipe and not process.is_alive() for pipe, process in pipes):
+                # A call that a dead process or Ctrl-C broke off: Gymnasium would wait for its answers, which never come.
+                inner._state = idle
+                self._env.close(terminate=True)
+                return
         self._env.close()
 
 
@@ -414,7 +465,7 @@ def record(
     """Films `episodes` episodes of Gymnasium's env_id into folder, and names the files.
 
     act takes observations (1, observation_size) to actions (1, ...), as VectorEnv gives and takes them. The prefixes
-    fastpg/ and envpool: fall off: Gymnasium's environment of that name is what renders.
+    fastpg/ and envpool: fall off: Gymnasium's environment of that name is what renders. An episode is filmed for 5,000 steps at most.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
@@ -437,10 +488,12 @@ def record(
     try:
         observation, _ = env.reset(seed=seed)
         for _ in range(episodes):
-            ended = False
-            while not ended:
+            for _ in range(FILMED):
                 observation, _, terminated, truncated, _ = env.step(act(observation))
-                ended = bool(terminated[0] or truncated[0])
+                if terminated[0] or truncated[0]:
+                    break
+            else:  # its frames are kept until the end, and it may have none
+                observation, _ = env.reset()
     finally:
         env.close()
     return [Path(folder) / f"{prefix}-episode-{k}.mp4" for k in range(episodes)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import import_module
+from operator import index
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastpg.envs.spaces import Space
 
-__all__ = ["IDS", "VectorEnv", "lane_seeds", "make"]
+__all__ = ["IDS", "VectorEnv", "check_count", "lane_seeds", "make"]
 
 _MODULES = {
     "cartpole": ["CartPole-v1"],
@@ -62,21 +64,46 @@ def lane_seeds(seed: int | Sequence[int] | None, lanes: int) -> list[int | None]
     """
     if seed is None:
         return [None] * lanes
-    if not isinstance(seed, Sequence):
-        return [seed + n for n in range(lanes)]
-    if len(seed) != lanes:
-        raise ValueError(f"seed has {len(seed)} entries; wanted an integer, or one for each of {lanes} lanes")
-    return list(seed)
+    one, seeds = np.ndim(seed) == 0, []
+    many: Any = [seed] if one else seed
+    for given in many:
+        if isinstance(given, bool) or not hasattr(given, "__index__") or index(given) < 0:
+            raise ValueError(f"seed is {seed!r}; wanted an integer of 0 or more, or one for each lane")
+        seeds.append(index(given))  # Gymnasium takes no NumPy integers
+    if one:
+        return [seeds[0] + n for n in range(lanes)]
+    if len(seeds) != lanes:
+        raise ValueError(f"seed has {len(seeds)} entries; wanted an integer, or one for each of {lanes} lanes")
+    return list(seeds)
 
 
-def make(id: str, lanes: int = 1) -> VectorEnv:
+def check_count(name: str, value: Any) -> None:
+    """ValueError where value is not an integer of 1 or more."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"{name} is {value!r}; wanted an integer of 1 or more")
+
+
+def make(id: str, lanes: int = 1, max_episode_steps: int | None = None, **options: Any) -> VectorEnv:
     """The built-in environment of that id; fastpg.adapters.make_env also knows Gymnasium's.
+
+    max_episode_steps is where episodes are truncated, in place of the environment's own limit. There are no other options.
 
     >>> make("fastpg/CartPole-v1", lanes=8).lanes
     8
     """
     if id not in IDS:
         raise ValueError(f"id is {id!r}; built in: {', '.join(IDS)}")
+    if options:
+        name = id.removeprefix("fastpg/")
+        kin = ", ".join(other for other in IDS if _MODULE_OF[other] == _MODULE_OF[id])
+        raise TypeError(
+            f"{id} takes no {', '.join(options)}, only lanes and max_episode_steps; Gymnasium's own {name} may; built in "
+            f"beside it: {kin}"
+        )
     # Compiles through Numba, so not before it is asked for.
-    env: VectorEnv = import_module(f"fastpg.envs.{_MODULE_OF[id]}").make(id, lanes)
-    return env
+    env: Any = import_module(f"fastpg.envs.{_MODULE_OF[id]}").make(id, lanes)
+    if max_episode_steps is not None:
+        check_count("max_episode_steps", max_episode_steps)
+        env.longest = max_episode_steps
+    made: VectorEnv = env
+    return made

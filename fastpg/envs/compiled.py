@@ -19,11 +19,11 @@ from numba.np.arrayobj import make_array, populate_array
 from numpy.typing import NDArray
 
 from fastpg._numba import cached
-from fastpg.envs import lane_seeds
+from fastpg.envs import check_count, lane_seeds
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete, Space
 from fastpg.envs.streams import seed_streams
 
-__all__ = ["CompiledEnv", "start_lanes", "step_lanes"]
+__all__ = ["CompiledEnv", "not_finite", "start_lanes", "step_lanes"]
 
 Array = NDArray[Any]
 
@@ -142,6 +142,7 @@ def step_lanes(
     final is what the step led to, observation where the lane stands now: they differ only where an episode ended and the
     next one began. action is (lanes,) int64 for Discrete, (lanes, k) float32 for Box, else (lanes, k) int64, and is not checked.
     """
+    fine = True
     for n in range(first, last):
         reward[n], terminated[n] = _advance(functions[0], n, state, action, stream)
         elapsed[n] += 1
@@ -155,12 +156,24 @@ def step_lanes(
             observation[n, k] = final[n, k]
         if terminated[n] or truncated[n]:
             start_lanes(functions, state, elapsed, stream, observation, n, n + 1)
-    fine = True
+            for k in range(observation.shape[1]):
+                fine &= np.isfinite(observation[n, k])
     for n in range(first, last):
         fine &= np.isfinite(reward[n])
         for k in range(final.shape[1]):
             fine &= np.isfinite(final[n, k])
     return fine
+
+
+def not_finite(id: str, reward: Array, final: Array, observation: Array, action: Array) -> FloatingPointError:
+    """The error for a step after which something is not finite."""
+    if not (fine := np.isfinite(reward) & np.isfinite(final).all(axis=1)).all():
+        n = int(np.argmin(fine))
+        told = f"reward {reward[n]}, observation {final[n]} after action {action[n]}"
+    else:
+        n = int(np.argmin(np.isfinite(observation).all(axis=1)))
+        told = f"the first observation of an episode is {observation[n]}"
+    return FloatingPointError(f"{id}, lane {n}: {told}; wanted finite numbers")
 
 
 def _address(name: str, function: Any, signature: Any, wanted: str) -> tuple[int, Any]:
@@ -171,9 +184,10 @@ def _address(name: str, function: Any, signature: Any, wanted: str) -> tuple[int
     if len(inspect.signature(python).parameters) != len(signature.args):
         raise TypeError(f"{name} is {python.__name__}{inspect.signature(python)}; wanted {wanted}")
     given = getattr(function, "targetoptions", {})
-    options = {name: value for name, value in given.items() if name != "nopython"}
+    options = {name: value for name, value in given.items() if name != "nopython" and value is not None}
     try:
-        compiled = cached(python, signature, **options)
+        # An index out of bounds would write into another lane's state, or worse.
+        compiled = cached(python, signature, **{"boundscheck": True, **options})
     except NumbaError as error:
         raise TypeError(f"{name} does not compile as {wanted}\n{error}") from None
     result = compiled.get_compile_result(signature)
@@ -191,7 +205,8 @@ class CompiledEnv:
     which may lie outside of it, and (k,) int64 for MultiDiscrete and MultiBinary; stream is the lane's random numbers, for
     fastpg.envs.streams.uniform(stream). Episodes are truncated after `longest` steps, None: never.
 
-    They are compiled by Numba in nopython mode, whether or not @njit stands over them, and cached on disk beside their file.
+    They are compiled by Numba in nopython mode, whether or not @njit stands over them, and cached on disk beside their file. An
+    index out of bounds is an IndexError, unless @njit(boundscheck=False) stands over the function.
     Lane n draws from default_rng(seed + n), so results depend on the seed alone.
 
     states (lanes, state_size), elapsed (lanes,) int64, streams (lanes, 4) uint64 may be read and set between steps. For loops
@@ -226,10 +241,11 @@ class CompiledEnv:
         lanes: int = 1,
     ) -> None:
         observation_size = state_size if observation_size is None else observation_size
+        if not isinstance(action_space, Space):
+            raise TypeError(f"action_space is {action_space!r}; wanted one of fastpg.envs.spaces")
         sizes = {"lanes": lanes, "state_size": state_size, "observation_size": observation_size}
         for name, value in {**sizes, "longest": 1 if longest is None else longest}.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; wanted 1 or more")
+            check_count(name, value)
         if observe is None and observation_size > state_size:
             raise ValueError(
                 f"observation_size is {observation_size}, but state_size is {state_size}; wanted no more, or observe"
@@ -286,6 +302,9 @@ class CompiledEnv:
             self._ready = True
         observation = np.empty((self.lanes, self.observation_size), np.float32)
         start_lanes(self.functions, self.states, self.elapsed, self.streams, observation, 0, self.lanes)
+        if not np.isfinite(observation).all():
+            zero = np.zeros((self.lanes, 1))
+            raise not_finite(self.id, zero[:, 0], zero, observation, zero)
         return observation, {}
 
     def step(self, action: Array) -> tuple[Array, Array, Array, Array, dict[str, Array]]:
@@ -298,11 +317,7 @@ class CompiledEnv:
         lanes_of = self.states, self.elapsed, self.streams
         led_to = observation, final, reward, terminated, truncated
         if not step_lanes(self.functions, self.longest, *lanes_of, action, *led_to, 0, self.lanes):
-            n = int(np.argmin(np.isfinite(reward) & np.isfinite(final).all(axis=1)))
-            raise FloatingPointError(
-                f"{self.id}, lane {n}: reward {reward[n]}, observation {final[n]} after action {action[n]}; "
-                f"wanted finite numbers"
-            )
+            raise not_finite(self.id, reward, final, observation, action)
         return observation, reward, terminated, truncated, {"final_obs": final}
 
     def _checked(self, action: Array) -> Array:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fastpg import _core
 from fastpg._numba import cached
-from fastpg.envs.compiled import CompiledEnv, step_lanes
+from fastpg.envs.compiled import CompiledEnv, not_finite, step_lanes
 from fastpg.nets import MLP
 from fastpg.train.agent import Agent
 from fastpg.train.heads import Categorical, Gaussian
@@ -157,14 +157,12 @@ def collect_compiled(env: CompiledEnv, agent: Agent, rollout: Any, rng: np.rando
     t, why = min(stops)
     if why == BAD_POLICY:
         head.sample(z[t], agent.policy.extra, rng)  # says what is wrong with it
-        env._checked(head.to_env(rollout.action[t]))
-    elif why == BAD_ENVIRONMENT:
-        reward, final = rollout.reward[t], rollout.final[t]
-        n = int(np.argmin(np.isfinite(reward) & np.isfinite(final).all(axis=1)))
-        raise FloatingPointError(
-            f"{env.id}, lane {n}: reward {reward[n]}, observation {final[n]} after action {rollout.action[t, n]}; "
-            f"wanted finite numbers"
+        n = int(np.argmin(np.isfinite(rollout.action[t]).all(axis=-1)))
+        raise ValueError(
+            f"{env.id}, lane {n}: the action is {rollout.action[t, n]}, not finite: the policy has diverged"
         )
+    if why == BAD_ENVIRONMENT:
+        raise not_finite(env.id, rollout.reward[t], rollout.final[t], rollout.current, rollout.action[t])
     actions = rollout.action.reshape(T * N, *head.action_shape)
     rollout.log_prob[...] = head.log_prob(z.reshape(T * N, -1), agent.policy.extra, actions).reshape(T, N)
     return True
@@ -175,13 +173,20 @@ def _share(lanes: int, act: Callable[[int, int], tuple[int, int]]) -> list[tuple
     parts = max(1, min(_core.threads(), lanes // LANES_A_THREAD))
     cuts = [lanes * part // parts for part in range(parts + 1)]
     stops: list[tuple[int, int]] = []
-    threads = [
-        threading.Thread(target=lambda part=part: stops.append(act(cuts[part], cuts[part + 1])))
-        for part in range(1, parts)
-    ]
+    errors: list[BaseException] = []
+
+    def stretch(part: int) -> None:
+        try:
+            stops.append(act(cuts[part], cuts[part + 1]))
+        except BaseException as error:  # of the environment; a thread would only print it
+            errors.append(error)
+
+    threads = [threading.Thread(target=stretch, args=(part,)) for part in range(1, parts)]
     for thread in threads:
         thread.start()
-    stops.append(act(cuts[0], cuts[1]))
+    stretch(0)
     for thread in threads:
         thread.join()
+    if errors:
+        raise errors[0]
     return stops

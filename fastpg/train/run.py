@@ -31,6 +31,7 @@ __all__ = ["Psi", "Run", "check", "create_folder", "evaluate", "load", "read_con
 Array = NDArray[Any]
 Psi = Literal["total_return", "reward_to_go", "baselined", "q", "gae", "td_residual"]
 WINDOW = 100  # episodes in the mean return that counts as solved
+LONGEST = 30_000  # steps of an episode of evaluation: beyond every usual time limit, Atari's 27,000 among them
 SAVE_EVERY = 100_000  # environment steps between checkpoints
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 MAY_CHANGE = {"steps", "stop_at"}  # when a run is resumed
@@ -384,7 +385,9 @@ class Run:
 def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *, sample: bool = False) -> Array:
     """Returns (episodes,) of whole episodes that take the most likely action, or a sampled one.
 
-    Each lane plays a number of episodes fixed beforehand: counting the first to finish would favour short ones.
+    Each lane plays a number of episodes fixed beforehand: counting the first to finish would favour short ones. Where an
+    environment without a time limit never ends an episode (the most likely action may lead in a circle) it is cut after 30,000 steps,
+    with a warning.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
@@ -396,7 +399,7 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *
             f"trained on {agent.observation_size} and {agent.action_space}"
         )
     left = episodes // env.lanes + (np.arange(env.lanes) < episodes % env.lanes)
-    total = np.zeros(env.lanes)
+    total, age, cut = np.zeros(env.lanes), np.zeros(env.lanes, int), False
     returns: list[float] = []
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
@@ -404,8 +407,14 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *
         action = agent.sample(observation, rng) if sample else agent.best(observation)
         observation, reward, terminated, truncated, _ = env.step(agent.head.to_env(action))
         total += reward
-        ended = terminated | truncated
+        age += 1
+        ended = terminated | truncated | (age == LONGEST)
+        cut |= bool((ended & (left > 0) & ~terminated & ~truncated).any())
         returns.extend(total[ended & (left > 0)].tolist())
         left[ended & (left > 0)] -= 1
-        total[ended] = 0
+        total[ended] = age[ended] = 0
+    if cut:
+        warnings.warn(
+            f"{env.id}: episodes without an end were cut after {LONGEST:,} steps; it has no time limit", stacklevel=2
+        )
     return np.array(returns)
