@@ -506,6 +506,14 @@ def test_kl_and_entropy_are_those_of_the_minibatch_however_far_the_policy_went(a
         assert row["entropy"] == pytest.approx(parameter[-2:].sum() + 1 + np.log(2 * np.pi), rel=1e-5)
 
 
+def test_vtrace_has_an_advantage_for_actions_that_the_policy_went_far_from():
+    env = Unbounded(4)
+    config = ppo.Config(psi="vtrace", rows=16, lanes=4, steps=1, epochs=3, minibatch=64, log_std=-3.0, lr=0.3)
+    run = Run(config, env)
+    ppo.train(config, env, run)
+    assert run.metrics[0]["approx_kl"] > 100  # so the ratio of some is 0 in float32
+
+
 # --- options
 
 

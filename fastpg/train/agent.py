@@ -258,7 +258,7 @@ class Agent:
         return self.head.sample(self.policy.forward(self.see(observation)), self.policy.extra, rng)
 
     def best(self, observation: Array) -> Array:
-        """The most likely action for each row."""
+        """The most likely action for each row; of a squashed Gaussian the median."""
         return self.head.mode(self.policy.forward(self.see(observation)), self.policy.extra)
 
     def values(self, observation: Array) -> Array:

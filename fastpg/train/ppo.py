@@ -132,7 +132,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                         old_value = value.ravel()
                     if config.psi == "vtrace":
                         now = head.log_prob(policy.forward(seen), policy.extra, taken)
-                        ratio = (now - old).reshape(reward.shape)
+                        ratio = np.maximum(now - old, -80).reshape(reward.shape)  # its exp is above 0 in float32
                         target, advantage = fastpg.vtrace(reward, value, next_value, ratio, *ends, gamma, lambda_)
                         advantage /= np.exp(np.minimum(ratio, 0))  # the objective multiplies by the ratio itself
                     else:

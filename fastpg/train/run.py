@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import numbers
 import os
 import re
 import time
@@ -34,11 +35,33 @@ WINDOW = 100  # episodes in the mean return that counts as solved
 LONGEST = 30_000  # steps of an episode of evaluation: beyond every usual time limit, Atari's 27,000 among them
 SAVE_EVERY = 100_000  # environment steps between checkpoints
 CONFIG, METRICS = "config.json", "metrics.jsonl"
+KINDS: dict[Any, tuple[Any, str]] = {  # of fields that hold one
+    bool: (bool, "True or False"),
+    int: (numbers.Integral, "an integer"),
+    float: (numbers.Real, "a number"),
+}
 MAY_CHANGE = {"steps", "stop_at"}  # when a run is resumed
 
 
 def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) -> None:
-    """The ranges of a Config; ValueError names the field, what came and what is wanted."""
+    """The types and ranges of a Config; TypeError or ValueError names the field, what came and what is wanted."""
+    hints = get_type_hints(type(config))
+    for name, hint in hints.items():
+        value, kinds = getattr(config, name), get_args(hint) or (hint,)
+        several = get_origin(hint) is tuple
+        kind = next((kind for kind in kinds if kind in KINDS), None)
+        if kind is None or (value is None and type(None) in kinds):
+            continue
+        if several and not isinstance(value, tuple | list):
+            raise TypeError(f"{name} is {value!r}; wanted a tuple of integers")
+        for item in value if several else (value,):
+            if not isinstance(item, KINDS[kind][0]) or isinstance(item, bool) != (kind is bool):
+                raise TypeError(f"{name} is {value!r}; wanted {KINDS[kind][1]}{' in each place' if several else ''}")
+            if not math.isfinite(item):
+                raise ValueError(f"{name} is {item}; wanted a finite number")
+        if several or isinstance(value, np.generic):  # config.json holds Python's own
+            plain = np.array(value).tolist()
+            object.__setattr__(config, name, tuple(plain) if several else plain)
     for name in ("gamma", "lambda_"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; wanted a number in [0, 1]")
@@ -49,7 +72,7 @@ def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) 
     for name in not_negative:
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"{name} is {getattr(config, name)}; wanted 0 or more")
-    for name, hint in get_type_hints(type(config)).items():
+    for name, hint in hints.items():
         if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
             raise ValueError(f"{name} is {getattr(config, name)!r}; wanted one of {', '.join(get_args(hint))}")
     if any(size < 1 for size in config.hidden):
