@@ -280,7 +280,7 @@ def edited(folder, **changes):
             "is of a run with env 'CartPole-v1', this one has 'Acrobot-v1'",
         ),
         (lambda folder: edited(folder, algo="sarsa"), "algo is 'sarsa'; wanted one of ppo"),
-        (lambda folder: edited(folder, config={"warp": 9}, fastpg="9.9"), "begun with fastpg 9.9, has warp"),
+        (lambda folder: edited(folder, config={"warp": 9}, fastpg="9.9"), "(begun with fastpg 9.9) has warp"),
     ],
 )
 def test_a_folder_that_is_not_this_run_is_refused(damage, words, uninterrupted, tmp_path):
