@@ -282,7 +282,8 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
         all_results = [future.result() for future in futures]
     except KeyboardInterrupt:
         pool.shutdown(wait=False, cancel_futures=True)
-        wait(futures, timeout=2)  # a terminal's Ctrl-C has reached them too, and they are saving; kill -INT has not
+        begun = [future for future in futures if not future.cancelled()]
+        wait(begun, timeout=2)  # a terminal's Ctrl-C has reached them too, and they are saving; kill -INT has not
         tell(signal.SIGINT)
         raise
     finally:
