@@ -127,12 +127,12 @@ def held(folder: Path) -> Iterator[None]:
         return
     lock = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{folder} is being trained by another process; wait for its end, or stop it") from None
-    except OSError:
-        pass  # a file system without locks
-    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being trained by another process; wait for its end, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(lock)
