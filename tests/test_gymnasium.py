@@ -327,6 +327,14 @@ def test_a_next_step_environment_that_does_not_heed_reset_mask_is_found_out():
         env.step(np.array([0, 0]))
 
 
+def test_gymnasiums_own_vector_cartpole_is_found_out_with_what_to_use_instead():
+    env = make(gym.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point"))
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match="use SAME_STEP or DISABLED, or.*vectorization_mode='sync'"):
+        for _ in range(20):
+            env.step(np.ones(3, int))
+
+
 def test_a_vector_environment_must_say_how_it_resets():
     with pytest.raises(ValueError, match=r"metadata\['autoreset_mode'\] is None"):
         make(Batch(None))

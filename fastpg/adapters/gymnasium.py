@@ -424,7 +424,8 @@ class GymnasiumVectorEnv(Adapter):
         if not self._sure and (observation != final)[~ended].any():
             raise self._blame(
                 "reset(options={'reset_mask': ...}) changed lanes that it was not to reset. In autoreset mode NEXT_STEP "
-                "fastpg needs that option, or a row would be a reset; use SAME_STEP or DISABLED"
+                "fastpg needs that option, or a row would be a reset; use SAME_STEP or DISABLED, or, where "
+                "gymnasium.make_vec made it, vectorization_mode='sync'"
             )
         observation[~ended] = final[~ended]
         return observation, reward, terminated, truncated, final
