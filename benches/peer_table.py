@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 import peers
-from table import figure, into_readme, markdown
+from table import figure, into_page, markdown
 
 LEGEND = (
     "Medians in microseconds, and in brackets how many times fastpg takes less; every result is checked against a float64 loop before it is"
@@ -90,7 +90,7 @@ def main():
     text = "\n\n".join([*parts, LEGEND, verdict(seconds), machine(measured)])
     print(text)
     if chosen.page:
-        into_readme(chosen.page, text)
+        into_page(chosen.page, text)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 import machine
+from table import into_page
 
-PAGE = Path(__file__).parent.parent / "docs" / "training.md"
-BEGIN, END = "<!-- startup:begin -->\n", "<!-- startup:end -->\n"
+PAGE = machine.ROOT / "docs" / "training.md"
 FASTPG = [sys.executable, "-m", "fastpg"]
 OTHERS = {
     "fastpg --help": [*FASTPG, "--help"],
@@ -86,7 +86,7 @@ def page(env: str, seeds: int, cold: bool) -> str:
     ours, wall = sum(os.times()[2:4]), machine.Clock.now()[0] - clock.start[0]
     others = clock.cores_of_others()
     others = None if others is None else max(0.0, others - ours / wall)
-    return "\n".join(lines) + f"\n\n{machine.sentence(machine.about(), others=others)}\n"
+    return "\n".join(lines) + f"\n\n{machine.sentence(machine.about(), others=others)}"
 
 
 if __name__ == "__main__":
@@ -99,5 +99,4 @@ if __name__ == "__main__":
     told = page(args.env, args.seeds, not args.no_cold)
     print(told)
     if args.write:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(before + BEGIN + told + END + rest.partition(END)[2])
+        into_page(PAGE, told, "startup")

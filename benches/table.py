@@ -13,7 +13,6 @@ from pathlib import Path
 
 import machine
 
-BEGIN, END = "<!-- speeds:begin -->", "<!-- speeds:end -->"
 HEAD = [
     "kernel",
     "shape",
@@ -157,12 +156,13 @@ def keep(measured, folder):
     print(f"{len(rows)} medians into {path}")
 
 
-def into_readme(path, text):
-    """Replaces what stands between the two marks."""
+def into_page(path, text, name="speeds"):
+    """Replaces what stands between the two marks of that name."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     old = path.read_text()
-    new, found = re.subn(f"(?ms)^{BEGIN}$.*?^{END}$", lambda _: f"{BEGIN}\n{text}\n{END}", old)
+    new, found = re.subn(f"(?ms)^{begin}$.*?^{end}$", lambda _: f"{begin}\n{text}\n{end}", old)
     if found != 1:
-        raise SystemExit(f"{path} has {found} parts between the lines {BEGIN} and {END}; one is wanted")
+        raise SystemExit(f"{path} has {found} parts between the lines {begin} and {end}; one is wanted")
     path.write_text(new)
 
 
@@ -183,7 +183,7 @@ def main():
     taken_on = machine.sentence(about, copy, about["cores_of_others"])
     print(table(speeds, copy), LEGEND, targets(speeds), taken_on, sep="\n\n")
     if chosen.readme:
-        into_readme(chosen.readme, "\n\n".join([short(speeds, copy), LEGEND, taken_on]))
+        into_page(chosen.readme, "\n\n".join([short(speeds, copy), LEGEND, taken_on]))
 
 
 if __name__ == "__main__":

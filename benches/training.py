@@ -1,4 +1,4 @@
-"""Steps a second of PPO at equal settings. Run by hand:
+"""Steps a second of PPO at equal settings; --write puts the table into docs/training.md:
 
     python benches/training.py [--lanes 64 4] [--seconds 5]     # CartPole-v1: fastpg, a PureJaxRL-style PPO in JAX, Stable-Baselines3
     python benches/training.py --cheetah [--lanes 64] [...]     # HalfCheetah-v4: fastpg in EnvPool, SB3 in Gymnasium's and in EnvPool
@@ -8,12 +8,15 @@ epochs of minibatches of 512, observations and rewards normalised. Compilation i
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
+import sys
 import time
 
+import machine
 import numpy as np
+from table import into_page, markdown
 
-import fastpg
 from fastpg.adapters import make_env
 from fastpg.envs import make
 from fastpg.train import ppo
@@ -21,33 +24,32 @@ from fastpg.train import ppo
 T, EPOCHS, MINIBATCHES, GAMMA, LAMBDA, CLIP, LR, ENTROPY, MAX_NORM = 128, 4, 4, 0.99, 0.95, 0.2, 2.5e-4, 0.01, 0.5
 
 
+def train_fastpg(lanes, updates, minibatch=None):
+    config = ppo.Config(
+        steps=lanes * T * updates,
+        lanes=lanes,
+        rows=T,
+        epochs=EPOCHS,
+        minibatch=minibatch or lanes * T // MINIBATCHES,
+        gamma=GAMMA,
+        lambda_=LAMBDA,
+        clip=CLIP,
+        lr=LR,
+        value_lr=LR,
+        lr_schedule="constant",
+        clip_schedule="constant",
+        entropy_weight=ENTROPY,
+        max_norm=MAX_NORM,
+    )
+    ppo.train(config, make("fastpg/CartPole-v1", lanes))
+
+
 def time_fastpg(lanes, updates):
     """Seconds that so many updates take."""
-
-    def train(updates):
-        config = ppo.Config(
-            steps=lanes * T * updates,
-            lanes=lanes,
-            rows=T,
-            epochs=EPOCHS,
-            minibatch=lanes * T // MINIBATCHES,
-            gamma=GAMMA,
-            lambda_=LAMBDA,
-            clip=CLIP,
-            lr=LR,
-            value_lr=LR,
-            lr_schedule="constant",
-            clip_schedule="constant",
-            entropy_weight=ENTROPY,
-            max_norm=MAX_NORM,
-        )
-        env = make("fastpg/CartPole-v1", lanes)
-        start = time.perf_counter()
-        ppo.train(config, env)
-        return time.perf_counter() - start
-
-    train(2)
-    return train(updates)
+    train_fastpg(lanes, 2)
+    start = time.perf_counter()
+    train_fastpg(lanes, updates)
+    return time.perf_counter() - start
 
 
 def time_jax(lanes, updates):
@@ -156,7 +158,7 @@ def time_jax(lanes, updates):
     episodes = jax.block_until_ready(compiled(jax.random.key(0)))
     seconds = time.perf_counter() - start
     steps = T * lanes / np.maximum(np.asarray(episodes), 1)
-    print(f"    JAX: steps an episode {steps[0]:.0f} in the first update, {steps[-1]:.0f} in the last", flush=True)
+    print(f"    JAX: steps an episode {steps[0]:.0f} in the first update, {steps[-1]:.0f} in the last", file=sys.stderr)
     return seconds
 
 
@@ -271,12 +273,44 @@ def time_sb3_envpool(lanes, updates):
     return sb3_cheetah(lanes, updates, Lanes())
 
 
-LIBRARIES = {"fastpg": ("fastpg", time_fastpg), "JAX": ("jax", time_jax), "SB3": ("stable_baselines3", time_sb3)}
-ON_CHEETAH = {
-    "fastpg": ("envpool", time_cheetah),
-    "SB3": ("mujoco", time_sb3_cheetah),
-    "SB3 in EnvPool": ("stable_baselines3", time_sb3_envpool),
+# name: the module it is imported as, the distribution whose version the table names, what runs it
+LIBRARIES = {
+    "fastpg": ("fastpg", "fastpg", time_fastpg),
+    "JAX": ("jax", "jax", time_jax),
+    "SB3": ("stable_baselines3", "stable-baselines3", time_sb3),
 }
+ON_CHEETAH = {
+    "fastpg": ("envpool", "fastpg", time_cheetah),
+    "SB3": ("mujoco", "stable-baselines3", time_sb3_cheetah),
+    "SB3 in EnvPool": ("stable_baselines3", "stable-baselines3", time_sb3_envpool),
+}
+
+
+def rates_of(runs, lanes, steps, seconds):
+    """Steps a second of each, three times over, in turns, so that what else the machine does meets all of them."""
+    for run in runs.values():
+        run(lanes, 2)  # imports
+    updates = {name: max(2, round(2 * seconds / run(lanes, 2))) for name, run in runs.items()}
+    return [{name: steps * updates[name] / run(lanes, updates[name]) for name, run in runs.items()} for _ in range(3)]
+
+
+def page(cheetah, lanes_of, seconds):
+    libraries, clock, rows = ON_CHEETAH if cheetah else LIBRARIES, machine.Clock(), []
+    here = {name: of for name, of in libraries.items() if importlib.util.find_spec(of[0]) is not None}
+    for lanes in lanes_of:
+        runs = {name: run for name, (_, _, run) in here.items()}
+        rounds = rates_of(runs, lanes, BATCH if cheetah else lanes * T, seconds)
+        for name, (_, distribution, _) in here.items():
+            rate = np.median([rates[name] for rates in rounds])
+            times = np.median([rates["fastpg"] / rates[name] for rates in rounds])
+            version = importlib.metadata.version(distribution)
+            rows.append([str(lanes), f"{name} {version}", f"{rate:,.0f}", "" if name == "fastpg" else f"{times:.2f} x"])
+    others = clock.cores_of_others()
+    what = f"CartPole-v1, {T} steps a lane, {EPOCHS} epochs of {MINIBATCHES} minibatches"
+    if cheetah:
+        what = f"HalfCheetah-v4, {BATCH:,} steps, {CHEETAH['epochs']} epochs of minibatches of {CHEETAH['minibatch']}"
+    table = markdown(["environments", f"PPO, {what}", "steps/s", "fastpg is"], rows)
+    return f"{table}\n\n{machine.sentence(machine.about(), others=others)}"
 
 
 def main():
@@ -286,28 +320,13 @@ def main():
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="about how long each library is timed, each of three times"
     )
+    parser.add_argument("--write", action="store_true", help="into docs/training.md")
     arguments = parser.parse_args()
     cheetah = arguments.cheetah
-    what = f"CartPole-v1, {T} steps a lane, {EPOCHS} epochs, {MINIBATCHES} minibatches"
-    if cheetah:
-        what = f"HalfCheetah-v4, {BATCH} steps, {CHEETAH['epochs']} epochs, minibatches of {CHEETAH['minibatch']}"
-    print(f"fastpg {fastpg.__version__}, PPO, {what}")
-    for lanes in arguments.lanes or ([64] if cheetah else [64, 4]):
-        steps = BATCH if cheetah else lanes * T
-        runs = ON_CHEETAH if cheetah else LIBRARIES
-        runs = {name: run for name, (module, run) in runs.items() if importlib.util.find_spec(module) is not None}
-        for run in runs.values():
-            run(lanes, 2)  # imports
-        updates = {name: max(2, round(2 * arguments.seconds / run(lanes, 2))) for name, run in runs.items()}
-        # In turns, so that what else the machine does meets all of them
-        rounds = [
-            {name: steps * updates[name] / run(lanes, updates[name]) for name, run in runs.items()} for _ in range(3)
-        ]
-        for name in runs:
-            rate = np.median([rates[name] for rates in rounds])
-            ratio = np.median([rates["fastpg"] / rates[name] for rates in rounds])
-            told = "" if name == "fastpg" else f", fastpg is {ratio:.2f} x that"
-            print(f"{lanes:3d} lanes   {name:14s} {rate:9,.0f} steps/s{told}", flush=True)
+    told = page(cheetah, arguments.lanes or ([64] if cheetah else [64, 4]), arguments.seconds)
+    print(told)
+    if arguments.write:
+        into_page(machine.ROOT / "docs" / "training.md", told, "cheetah" if cheetah else "cartpole")
 
 
 if __name__ == "__main__":

@@ -155,6 +155,61 @@ def test_a_policy_of_ones_own_learns_and_cannot_be_rebuilt_from_a_description(ca
         Agent(4, Discrete(2), (8,), RNG(0), policy=policy, shared_trunk=True)
 
 
+class Linear:
+    """x W for two real actions, log_std after W; one thing about it may be otherwise."""
+
+    def __init__(self, outputs=2, log_stds=2, **other):
+        self.parameter = np.zeros(3 * outputs + log_stds, np.float32)
+        self.extra = self.parameter[3 * outputs :]
+        self.weight = self.parameter[: 3 * outputs].reshape(3, outputs)
+        self.__dict__.update(other)
+
+    def forward(self, x):
+        return x @ self.weight
+
+    def backward(self, x, grad_output, grad_extra=None):
+        grad = np.zeros_like(self.parameter)
+        grad[: self.weight.size] = (x.T @ grad_output).ravel()
+        return grad
+
+
+@pytest.mark.parametrize(
+    ("words", "other"),
+    [
+        (r"policy.parameter is float64 \(8,\); wanted float32 \(8,\)", {"parameter": np.zeros(8)}),
+        (r"policy.parameter is float32 \(2, 4\); wanted float32 \(8,\)", {"parameter": np.zeros((2, 4), np.float32)}),
+        ("policy.parameter is not contiguous or not writeable", {"parameter": np.zeros(16, np.float32)[::2]}),
+        (
+            r"policy.extra is float32 \(0,\); wanted float32 \(2,\), the last of its parameter",
+            {"extra": np.empty(0, "f4")},
+        ),
+        ("policy.extra is a copy; wanted a view of the last 2 numbers", {"extra": np.zeros(2, np.float32)}),
+        (r"policy.forward\(x\) is float64 \(2, 2\); wanted float32 \(2, 2\)", {"forward": lambda x: np.zeros((2, 2))}),
+        (r"policy.forward\(x\) is float32 \(2, 1\); wanted float32 \(2, 2\)", {"forward": lambda x: x[:, :1]}),
+        (r"policy.forward\(x\) is None; wanted float32", {"forward": lambda x: None}),
+        (
+            r"policy.backward\(...\) is float32 \(7,\); wanted float32 \(8,\)",
+            {"backward": lambda *_: np.zeros(7, "f4")},
+        ),
+        (r"policy.backward\(...\) is None; wanted float32", {"backward": lambda *_: None}),
+    ],
+)
+def test_a_policy_of_ones_own_that_does_not_keep_to_its_word_is_refused_by_name(words, other):
+    Agent(3, BOX, (4,), RNG(0), policy=Linear())
+    with pytest.raises(ValueError, match=words):
+        Agent(3, BOX, (4,), RNG(0), policy=Linear(**other))
+
+
+def test_a_value_of_ones_own_gives_one_number_a_row_and_a_net_has_all_that_net_asks_for():
+    Agent(3, BOX, (4,), RNG(0), value=Linear(1, 0))
+    with pytest.raises(ValueError, match=r"value.forward\(x\) is float32 \(2, 2\); wanted float32 \(2, 1\)"):
+        Agent(3, BOX, (4,), RNG(0), value=Linear(2, 0))
+    incomplete = Linear()
+    del incomplete.extra
+    with pytest.raises(TypeError, match="policy is <.*> without extra; wanted what fastpg.train.agent.Net has"):
+        Agent(3, BOX, (4,), RNG(0), policy=incomplete)
+
+
 def test_an_unknown_action_space_in_a_description_is_refused():
     about = Agent(4, Discrete(2), (8,), RNG(0)).about()
     with pytest.raises(ValueError, match="action space is 'Text'; wanted one of Box"):

@@ -307,6 +307,21 @@ def test_trpo_improves_the_surrogate_within_its_bound_for_real_actions(distribut
     assert step.accepted and 0.002 < kl <= 0.02 and gain + bonus > advantage.mean()
 
 
+@pytest.mark.parametrize(("fisher_rows", "used"), [(None, 40), (1, 1), (13, 13), (30, 30), (40, 40), (41, 40)])
+def test_trpo_takes_as_many_rows_for_the_fisher_information_as_it_is_told(fisher_rows, used, monkeypatch):
+    agent, x, action, advantage = at_random()
+    seen, change_of = [], trpo.change_of
+
+    def spy(agent, rows, vector):
+        seen.append(rows)
+        return change_of(agent, rows, vector)
+
+    monkeypatch.setattr(trpo, "change_of", spy)
+    trpo.improve(agent, trpo.Config(fisher_rows=fisher_rows), x, action, advantage, 0.01)
+    place = [int(np.argwhere((x == row).all(axis=1))[0, 0]) for row in seen[0]]
+    assert len(place) == used and place[0] == 0 and np.ptp(np.diff([*place, 40])) <= 1
+
+
 @pytest.mark.parametrize("psi", ["gae", "td_residual"])
 def test_trpo_never_leaves_its_trust_region_and_pulls_values_to_lambda_returns(psi, monkeypatch):
     config = trpo.Config(psi=psi, value_epochs=2, minibatch=ROWS * LANES, **ONE)
@@ -443,6 +458,52 @@ def test_lanes_may_have_a_seed_each():
     assert np.array_equal(each[1:3], env.reset(seed=4)[0][1:3])
     with pytest.raises(ValueError, match="seed has 3 entries; wanted an integer, or one for each of 4 lanes"):
         env.reset(seed=[1, 2, 3])
+
+
+# --- what is logged
+
+
+class Unbounded(Toy):
+    """Two real numbers as they are drawn, in episodes without end."""
+
+    action_space = Box((-np.inf,) * 2, (np.inf,) * 2)
+
+    def step(self, action):
+        observation, reward, *_ = super().step(action)
+        never = np.zeros(self.lanes, bool)
+        return observation, reward, never, never, {"final_obs": observation}
+
+
+@pytest.mark.parametrize(("algo", "compiled"), [(ppo, True), (ppo, False), (grpo, False)])
+def test_kl_and_entropy_are_those_of_the_minibatch_however_far_the_policy_went(algo, compiled, monkeypatch):
+    options = {"minibatch": 64} if algo is ppo else {"group": 2, "minibatches": 1, "longest": 16}
+    serves = PPOEpoch.serves
+    monkeypatch.setattr(PPOEpoch, "serves", lambda *args: compiled and serves(*args))
+
+    def trained(epochs):
+        env = Unbounded(4)
+        config = algo.Config(
+            rows=16, lanes=4, steps=1, epochs=epochs, hidden=(4,), log_std=-3.0, lr=0.3, clip=0.2, **options
+        )
+        run = Run(config, env)
+        return algo.train(config, env, run).policy.parameter, run.metrics[0], env.diary
+
+    once, first, diary = trained(1)
+    start = Agent(3, Unbounded.action_space, (4,), np.random.default_rng(0), log_std=-3.0).policy.parameter
+    x = np.array([row[0] for row in diary]).reshape(-1, 3)
+    a = np.array([row[1] for row in diary]).reshape(-1, 2)
+
+    def log_prob(parameter):
+        mean, log_std = net_at((3, 4, 2), parameter[:-2])(x), parameter[-2:].astype(np.float64)
+        return (-0.5 * ((a - mean) / np.exp(log_std)) ** 2 - log_std - 0.5 * np.log(2 * np.pi)).sum(axis=1)
+
+    change = log_prob(once) - log_prob(start)
+    assert change.min() < -100 and change.max() < 20
+    _, second, _ = trained(2)
+    expected = np.mean(np.expm1(change) - change) / 2  # the first epoch's is 0
+    assert second["approx_kl"] == pytest.approx(expected, rel=1e-3) and first["approx_kl"] == pytest.approx(0, abs=1e-5)
+    for row, parameter in ((first, start), (second, once)):  # before the step that the minibatch led to
+        assert row["entropy"] == pytest.approx(parameter[-2:].sum() + 1 + np.log(2 * np.pi), rel=1e-5)
 
 
 # --- options

@@ -113,3 +113,31 @@ def test_results_of_twins_stand_in_one_table_with_what_others_publish(script):
     assert rows[3] == ["**fastpg**, fastpg/CartPole-v1", *numbers, "2/2"]
     assert rows[4][0].startswith("[SB3 zoo]") and rows[4][2] == "500.0 +- 0.0"
     assert ["**fastpg**, fastpg/Pendulum-v1", *numbers, "-"] in rows  # it has no threshold
+
+
+def test_a_page_keeps_all_but_what_stands_between_the_marks_of_that_name(script, tmp_path):
+    into_page, path = script("table").into_page, tmp_path / "page.md"
+    path.write_text("a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb\n<!-- y:begin -->\nkept\n<!-- y:end -->\n")
+    into_page(path, "new \\1", "x")
+    assert (
+        path.read_text() == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb\n<!-- y:begin -->\nkept\n<!-- y:end -->\n"
+    )
+    with pytest.raises(SystemExit, match="0 parts between the lines <!-- z:begin -->"):
+        into_page(path, "new", "z")
+
+
+def test_the_profile_of_training_accounts_for_all_of_its_time(script):
+    profile = script("training_profile")
+    spent, seconds = profile.shares(4, 3)
+    assert sum(spent.values()) == pytest.approx(seconds)
+    assert all(time > 0 for time in spent.values())
+    # By hand: 4 x 64, 64 x 64 and 64 x 2 or 64 x 1 weights, a product and a sum each; 4 epochs of 3, but no gradient of observations.
+    forward = 2 * (2 * (4 * 64 + 64 * 64) + 64 * 2 + 64 * 1)
+    assert profile.flops_a_step() == forward + 4 * (3 * forward - 2 * 2 * 4 * 64)
+
+
+def test_memory_of_training_grows_with_the_steps_of_an_update_and_no_faster(script):
+    profile = script("training_profile")
+    few, many, most = (profile.memory(lanes) for lanes in (64, 256, 512))
+    assert most - many == pytest.approx((many - few) * 256 / 192, rel=0.25)
+    assert (most - few) / (448 * 128) < 200

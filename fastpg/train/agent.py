@@ -45,7 +45,7 @@ class AgentOptions:
     """Options of the agent, the same for every algorithm."""
 
     hidden: tuple[int, ...] = (64, 64)
-    """hidden layers of policy and value net"""
+    """hidden layers of policy and value net; none, with no number, for linear ones"""
     activation: Literal["tanh", "relu"] = "tanh"
     """of the hidden layers"""
     shared_trunk: bool = False
@@ -126,6 +126,32 @@ class RewardScale:
         return self._state
 
 
+def _of_ones_own(name: str, net: Net, inputs: int, outputs: int, extra: int) -> Net:
+    """The net, once it has shown on two rows that it keeps to Net."""
+
+    def wanted(what: str, gave: Any, shape: tuple[int, ...], of: str = "") -> Array:
+        if not (isinstance(gave, np.ndarray) and gave.dtype == np.float32 and gave.shape == shape):
+            came = f"{gave.dtype} {gave.shape}" if isinstance(gave, np.ndarray) else repr(gave)
+            raise ValueError(f"{name}.{what} is {came}; wanted float32 {shape}{of}")
+        return gave
+
+    for attribute in ("parameter", "extra", "forward", "backward"):
+        if not hasattr(net, attribute):
+            raise TypeError(f"{name} is {net!r} without {attribute}; wanted what fastpg.train.agent.Net has")
+    parameter = wanted("parameter", net.parameter, (np.size(net.parameter),))
+    if not parameter.flags.carray:
+        raise ValueError(f"{name}.parameter is not contiguous or not writeable; wanted a vector that Adam may change")
+    last = parameter[len(parameter) - extra :]
+    wanted("extra", net.extra, (extra,), ", the last of its parameter")
+    if extra and net.extra.ctypes.data != last.ctypes.data:
+        raise ValueError(f"{name}.extra is a copy; wanted a view of the last {extra} numbers of its parameter")
+    x, by_output = np.zeros((2, inputs), np.float32), np.zeros((2, outputs), np.float32)
+    wanted("forward(x)", net.forward(x), by_output.shape)
+    by_extra = None if name == "value" else np.zeros(extra, np.float32)
+    wanted("backward(...)", net.backward(x, by_output, by_extra), parameter.shape)
+    return net
+
+
 class _PolicyOfTrunk:
     """A net for both, seen as a policy: all outputs but the last."""
 
@@ -174,6 +200,11 @@ class Agent:
             gain = [2**0.5] * len(self.hidden) + [last]
             sizes = (observation_size, *self.hidden, outputs)
             return MLP(sizes, rng=rng, activation=self.options.activation, gain=gain, extra=extra)
+
+        if policy is not None:
+            _of_ones_own("policy", policy, observation_size, self.head.size, self.head.extra)
+        if value is not None:
+            _of_ones_own("value", value, observation_size, 1, 0)
 
         # A last policy layer near 0 starts near the uniform policy (Andrychowicz et al. 2021, arXiv:2006.05990, 3.2)
         if shared:

@@ -150,7 +150,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                 for lanes in np.array_split(rng.permutation(config.lanes), config.minibatches):
                     i = np.concatenate([np.arange(offsets[n], offsets[n + 1]) for n in lanes])
                     x, a = seen[i], taken[i]
-                    z = policy.forward(x)
+                    z, extra = policy.forward(x), policy.extra.copy()
                     loss, by_log_prob, stats = fastpg.policy_loss(
                         "ppo",
                         head.log_prob(z, policy.extra, a),
@@ -161,6 +161,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                         clip_low=clip,
                         clip_high=clip,
                         dual_clip=config.dual_clip,
+                        log_ratio_bound=None,
                     )
                     stop = config.target_kl is not None and stats["approx_kl_k3"] > config.target_kl
                     if stop:
@@ -184,7 +185,7 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                     break
 
             # Log.
-            entropy = head.entropy(z, policy.extra).mean()  # of the last minibatch
+            entropy = head.entropy(z, extra).mean()  # of the last minibatch
             if agent.normaliser is not None:
                 agent.normaliser.update(observation[keep])
             policy_loss, approx_kl, clip_fraction, grad_norm = sums / max(batches, 1)

@@ -160,7 +160,11 @@ def train(config: Config, env: VectorEnv, run: Run | None = None, agent: Agent |
                         (z, v), extra = agent.forward(x), policy.extra.copy()
                         log_prob = head.log_prob(z, policy.extra, a)
                         policy_loss, by_log_prob, stats = fastpg.policy_loss(
-                            "ppo", log_prob, old[i], A, clip_low=clip, clip_high=clip, dual_clip=config.dual_clip
+                            *("ppo", log_prob, old[i], A),
+                            clip_low=clip,
+                            clip_high=clip,
+                            dual_clip=config.dual_clip,
+                            log_ratio_bound=None,
                         )
                         before = None if config.value_clip is None else old_value[i]
                         value_loss, by_value = fastpg.value_loss(v, target[i], before, clip=config.value_clip, **huber)

@@ -58,9 +58,9 @@ def collect(env: VectorEnv, agent: Agent, rollout: Rollout, rng: np.random.Gener
 
 def values(agent: Agent, rollout: Rollout) -> tuple[Array, Array]:
     """V of every observation and of what each step led to, both (T, N); the latter is the next observation but where an episode ended."""
-    value = agent.values(rollout.observation)
-    next_value = np.concatenate([value[1:], agent.values(rollout.current)[None]])
-    ended = rollout.terminated | rollout.truncated
-    if ended.any():
-        next_value[ended] = agent.values(rollout.final[ended])
+    value, ended = agent.values(rollout.observation), rollout.terminated | rollout.truncated
+    rest = agent.values(np.concatenate([rollout.current, rollout.final[ended]]))
+    N = len(rollout.current)
+    next_value = np.concatenate([value[1:], rest[None, :N]])
+    next_value[ended] = rest[N:]
     return value, next_value

@@ -92,8 +92,9 @@ class Config(AgentOptions):
 def change_of(agent: Agent, x: Array, vector: Array) -> tuple[Array, Array]:
     """J v: how fast the head's parameters, z at x and extra, change as the policy's parameters move along vector.
 
-    (z(theta + h v) - z(theta - h v)) / (2 h) with |h v| = 1e-2: forward is all it needs of a net. Within 2e-4 of the exact product
-    for nets of 64 units in float32 (measured), which conjugate gradients on a batch do not feel.
+    (z(theta + h v) - z(theta - h v)) / (2 h) with |h v| = 1e-2: forward is all it needs of a net. For nets of 64 units in float32
+    within 2e-4 of the exact product where they are of tanh and observations around 1, within 2e-2 where they are of relu (measured);
+    what conjugate gradients make of it, the line search holds to the bound.
     """
     policy = agent.policy
     theta, length = policy.parameter.copy(), float(np.linalg.norm(vector))
@@ -119,7 +120,8 @@ def improve(agent: Agent, config: Config, x: Array, a: Array, advantage: Array, 
         by_z, by_extra = by_z + more[0], by_extra + more[1]
     grad = policy.backward(x, by_z, by_extra).copy()
 
-    some = slice(None, None, max(1, M // (config.fisher_rows or M)))
+    count = min(config.fisher_rows or M, M)
+    some = np.arange(count) * M // count
     seen, z = x[some], old_z[some]
     weight = np.full(len(seen), 1 / len(seen), np.float32)
 
