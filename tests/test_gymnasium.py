@@ -514,8 +514,13 @@ def test_a_bad_reset_in_mid_rollout_is_named():
 @pytest.mark.parametrize(
     ("error", "words", "call"),
     [
-        (ValueError, "env is 'Nope-v1'", lambda: make("Nope-v1")),
         (ValueError, "env is 'CartPoole-v1'.*CartPole", lambda: make("CartPoole-v1")),
+        (
+            ValueError,
+            "Namespace Their not found.* write MODULE:Their/Env-v0, as in ale_py:",
+            lambda: make("Their/Env-v0"),
+        ),
+        (ValueError, "`Qqq` doesn't exist. If a module registers it, write MODULE:Qqq-v1", lambda: make("Qqq-v1")),
         (ValueError, "env is 'no_such_module:Env-v0'", lambda: make("no_such_module:Env-v0")),
         (ValueError, "env is ''", lambda: make("")),
         (ValueError, "lanes is 0", lambda: make("CartPole-v1", 0)),
