@@ -8,13 +8,15 @@ import gc
 import json
 import os
 import platform
+import re
+import signal
 import subprocess
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +32,7 @@ __all__ = ["main"]
 
 Algo = Literal["ppo", "a2c", "trpo", "reinforce", "grpo"]
 ALGOS: tuple[str, ...] = get_args(Algo)
+MOST_SEEDS = 10_000
 # What a user can mend, told in one line.
 USERS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
 
@@ -114,8 +117,30 @@ class Info:
     json: bool = _option("print one JSON line", False)
 
 
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps a run folder for this process, which loses it however it ends; ValueError where another one has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: nobody is kept out
+        yield
+        return
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder} is being trained by another process; wait for its end, or stop it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(lock)
+
+
 def train(args: Train) -> None:
     """fastpg train"""
+    from fastpg.train import checkpoint
     from fastpg.train.run import Run, create_folder, evaluate
 
     algo, config = import_module(f"fastpg.train.{args.algo}"), args.config
@@ -128,15 +153,16 @@ def train(args: Train) -> None:
         adapters.must_have(library, extra)  # say that it is missing now, not after training
     tqdm, matplotlib = import_module("fastpg.adapters.tqdm"), import_module("fastpg.adapters.matplotlib")
     env = adapters.make_env(args.env, config.lanes)
-    with contextlib.closing(env):
+    with contextlib.closing(env), contextlib.ExitStack() as stack:
         folder = args.resume or create_folder(args.runs, env.id, args.algo, config.seed)
+        stack.enter_context(held(folder))
         run = Run(
             config,
             env,
             folder,
             save_every=args.save_every,
             resume=args.resume is not None,
-            note={"settings": args.settings},
+            note={"settings": args.settings, "tensorboard": args.tensorboard},
         )
         try:
             with contextlib.ExitStack() as stack:
@@ -148,7 +174,8 @@ def train(args: Train) -> None:
                 agent = algo.train(config, env, run)
             seconds = run.seconds
             # Lane n draws from seed + n: 20 apart, so that no run is judged by episodes of the next seed's.
-            returns = evaluate(agent, adapters.make_env(args.env, 20), 100, seed=1_000_000 + 20 * config.seed)
+            with contextlib.closing(adapters.make_env(args.env, 20)) as judge:
+                returns = evaluate(agent, judge, 100, seed=1_000_000 + 20 * config.seed)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(run.kept()) from None
         except (OSError, ImportError):
@@ -180,7 +207,7 @@ def train(args: Train) -> None:
         "settings": args.settings,
     }
     with run.writing():
-        (folder / "result.json").write_text(json.dumps(result) + "\n")
+        checkpoint.replace(folder / "result.json", lambda file: file.write(f"{json.dumps(result)}\n".encode()))
     if args.json:
         print(json.dumps(result), flush=True)
     else:
@@ -201,13 +228,15 @@ def _numbers(text: str) -> list[int]:
     try:
         if ":" in text:
             start, stop = map(int, text.split(":"))
-            seeds = list(range(start, stop))
+            seeds = list(range(start, stop)) if stop - start <= MOST_SEEDS else []
         else:
             seeds = [int(part) for part in text.split(",")]
     except ValueError:
         seeds = []
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds is {text!r}; wanted START:STOP, as 0:10 for 0 to 9, or different numbers N,N,...")
+        raise ValueError(
+            f"--seeds is {text!r}; wanted START:STOP, as 0:10 for 0 to 9, or different numbers N,N,..., at most {MOST_SEEDS:,}"
+        )
     return seeds
 
 
@@ -219,17 +248,30 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
     one_thread = os.environ | {f"{library}_NUM_THREADS": "1" for library in threads}
     out = sys.stderr if args.json else sys.stdout
     start = time.perf_counter()
+    running: set[subprocess.Popen[str]] = set()
+
+    def tell(number: int) -> None:
+        for process in tuple(running):
+            process.send_signal(number)
+
+    def terminate(number: int, frame: object) -> None:
+        tell(number)  # or they would train on without us
+        raise SystemExit(128 + number)
 
     def one(seed: int) -> dict[str, Any] | None:
         options = [*argv, "--seeds", "", "--seed", str(seed), "--json"]  # the last of two equal options counts
-        done = subprocess.run(
-            [sys.executable, "-m", "fastpg", "train", *options], capture_output=True, text=True, env=one_thread
-        )
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:] or [f"ended with code {done.returncode}"]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [sys.executable, "-m", "fastpg", "train", *options], stdout=pipe, stderr=pipe, text=True, env=one_thread
+        ) as process:
+            running.add(process)
+            told, errors = process.communicate()
+            running.remove(process)
+        if process.returncode:
+            last = errors.strip().splitlines()[-1:] or [f"ended with code {process.returncode}"]
             print(f"seed {seed:<6}FAILED  {last[0]}", file=out, flush=True)
             return None
-        result: dict[str, Any] = json.loads(done.stdout)
+        result: dict[str, Any] = json.loads(told)
         print(
             f"seed {seed:<6}mean return {result['mean_return']:<10.1f}{result['seconds']:.1f} s  {result['run_dir']}",
             file=out,
@@ -237,11 +279,20 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
         )
         return result
 
+    before = signal.signal(signal.SIGTERM, terminate)
     pool = ThreadPoolExecutor(min(cores, len(seeds)))
+    futures = [pool.submit(one, seed) for seed in seeds]
     try:
-        all_results = list(pool.map(one, seeds))
+        all_results = [future.result() for future in futures]
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        begun = [future for future in futures if not future.cancelled()]
+        wait(begun, timeout=2)  # a terminal's Ctrl-C has reached them too, and they are saving; kill -INT has not
+        tell(signal.SIGINT)
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
     results = [result for result in all_results if result is not None]
     returns = np.array([result["mean_return"] for result in results])
     mean = float(returns.mean()) if results else None
@@ -273,9 +324,9 @@ def evaluate(args: Eval) -> None:
     from fastpg.train.run import evaluate, load
 
     agent, about = load(args.run)
+    films = [] if args.video is None else film(agent, about["env"], args)  # first, as not every environment renders
     with contextlib.closing(adapters.make_env(about["env"], min(20, max(1, args.episodes)))) as env:
         returns = evaluate(agent, env, args.episodes, args.seed, sample=args.sample)
-    films = [] if args.video is None else film(agent, about["env"], args)
     result = {
         "env": about["env"],
         "algo": about["algo"],
@@ -439,7 +490,8 @@ def _parse_train(args: Sequence[str]) -> Train:
             raise ValueError(f"{folder}: algo is {about['algo']!r}; wanted one of {', '.join(ALGOS)}")
         config = settings.config_of(about, folder)
         parsed = parse(env=about["env"], algo=about["algo"], save_every=about["save_every"], config=config)
-        return replace(parsed, settings=about.get("settings", "none"))
+        tensorboard = parsed.tensorboard or about.get("tensorboard") is True
+        return replace(parsed, settings=about.get("settings", "none"), tensorboard=tensorboard)
     if _value(args, "--seeds") and _value(args, "--seed") is not None:
         raise ValueError("--seeds stands in the place of --seed; leave one of them out")
     page = import_module(f"fastpg.train.{algo or 'ppo'}")
@@ -460,7 +512,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     atexit.register(gc.freeze)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print(f"fastpg: warning: {message}", file=sys.stderr)
+            warnings.showwarning = _warn
             code = _run(list(sys.argv[1:] if argv is None else argv))
             print(end="", flush=True)  # what goes wrong with it should go wrong here
             return code
@@ -482,6 +534,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(end="", flush=True)
         except OSError:  # told already; Python would flush and complain once more at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    plain = re.sub(r"\x1b\[\d+m(WARN: )?", "", str(message))  # Gymnasium's are yellow, in files too
+    print(f"fastpg: warning: {plain}", file=sys.stderr)
 
 
 def _run(args: Sequence[str]) -> int:

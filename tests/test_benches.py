@@ -119,7 +119,9 @@ def test_a_page_keeps_all_but_what_stands_between_the_marks_of_that_name(script,
     into_page, path = script("table").into_page, tmp_path / "page.md"
     path.write_text("a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb\n<!-- y:begin -->\nkept\n<!-- y:end -->\n")
     into_page(path, "new \\1", "x")
-    assert path.read_text() == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb\n<!-- y:begin -->\nkept\n<!-- y:end -->\n"
+    assert (
+        path.read_text() == "a\n<!-- x:begin -->\nnew \\1\n<!-- x:end -->\nb\n<!-- y:begin -->\nkept\n<!-- y:end -->\n"
+    )
     with pytest.raises(SystemExit, match="0 parts between the lines <!-- z:begin -->"):
         into_page(path, "new", "z")
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +21,12 @@ import pytest
 
 import fastpg
 from fastpg import cli
+from fastpg.envs import make
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from fastpg.train import export, ppo, settings
 from fastpg.train.agent import Agent
 from fastpg.train.curves import curves
-from fastpg.train.run import load
+from fastpg.train.run import LONGEST, Run, evaluate, load
 
 for extra in ("gymnasium", "matplotlib", "tqdm", "tyro"):
     pytest.importorskip(extra)
@@ -162,6 +164,9 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
         ),
         (["train", "CartPole-v1", "--seeds", "3:1"], "--seeds is '3:1'; wanted START:STOP, as 0:10 for 0 to 9"),
         (["train", "CartPole-v1", "--seeds", "1,1"], "--seeds is '1,1'"),
+        (["train", "CartPole-v1", "--seeds", "0:99999999999999"], "different numbers N,N,..., at most 10,000"),
+        (["train", "CartPole-v1", "--stop-at", "nan"], "stop_at is nan; wanted a finite number"),
+        (["train", "CartPole-v1", "--log-std", "inf"], "log_std is inf; wanted a finite number"),
         (["train", "CartPole-v1", "--seeds", "0:3", "--seed", "1"], "leave one of them out"),
         (["train", "--resume", "nowhere"], "nowhere is not a run folder: it has no config.json"),
         (["plot", "nowhere"], "nowhere is not a run folder"),
@@ -273,6 +278,30 @@ def test_eval_samples_actions_when_asked_and_the_same_ones_for_a_seed(trained):
         for more in ([], ["--sample"], ["--sample"], ["--sample", "--seed", "1"])
     )
     assert sampled == again and sampled != best and sampled != other
+
+
+class Endless:
+    """Episodes of lane 0 never end, those of lane 1 after three steps; a reward of 1 a step."""
+
+    id, lanes, observation_size, action_space, reward_threshold = "Endless-v0", 2, 1, Discrete(2), None
+
+    def reset(self, *, seed=None):
+        self.t, self.resets = np.zeros(2, int), getattr(self, "resets", 0) + 1
+        return np.zeros((2, 1), np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        ended = np.array([False, self.t[1] == 3])
+        self.t[ended] = 0
+        return np.zeros((2, 1), np.float32), np.ones(2), ended, ended & False, {}
+
+
+def test_an_episode_that_never_ends_is_cut_and_told_of():
+    env = Endless()
+    agent = Agent(1, Discrete(2), (), np.random.default_rng(0))
+    with pytest.warns(UserWarning, match="2 of 4 episodes of Endless-v0 did not end within 27,000 steps"):
+        returns = evaluate(agent, env, 4)
+    assert sorted(returns) == [3, 3, LONGEST, LONGEST] and env.resets == 2
 
 
 def test_eval_films_episodes_of_the_built_in_environment_too(tmp_path):
@@ -406,6 +435,15 @@ def test_a_file_that_cannot_be_written_is_named(how, trained, tmp_path):
     assert told.returncode == 2 and told.stderr == f"fastpg: {path}: No such file or directory\n"
 
 
+@pytest.mark.parametrize("option", ["--npz", "--onnx"])
+def test_a_folder_is_no_file_to_export_to(option, trained, tmp_path):
+    if option == "--onnx":
+        pytest.importorskip("onnx")
+    cwd, done = trained
+    told = fastpg_("export", str(cwd / json.loads(done.stdout)["run_dir"]), option, ".", cwd=tmp_path)
+    assert (told.returncode, told.stderr) == (2, "fastpg: .: Is a directory\n") and not list(tmp_path.iterdir())
+
+
 def test_runs_of_neighbouring_seeds_are_judged_by_different_episodes(tmp_path, monkeypatch):
     lanes = []
 
@@ -435,11 +473,47 @@ def test_tuned_settings_are_defaults_that_options_override(tmp_path):
     assert told["settings"] == "none" and config == json.loads(json.dumps(asdict(ppo.Config(steps=600))))
     for text, words in (
         ("lr = ", "is not TOML"),
+        ("ppo = 3", 'mine.toml has no table ["fastpg/CartPole-v1".ppo]'),
+        ('["CartPole-v1"]\nppo = 3', '["CartPole-v1".ppo] of mine.toml is 3; wanted a table of options'),
+        ('["CartPole-v1".ppo]\nlr = "fast"', "[\"CartPole-v1\".ppo] of mine.toml: lr is 'fast'; wanted a number"),
         ('["CartPole-v1".ppo]\nwarp = 9', "has warp, which is no option of ppo"),
     ):
         table.write_text(text)
-        done = fastpg_(*args, "--settings", str(table), cwd=tmp_path)
-        assert done.returncode == 2 and words in done.stderr
+        done = fastpg_(*args, "--settings", "mine.toml", cwd=tmp_path)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("algo", cli.ALGOS)
+def test_an_option_of_another_type_is_refused_by_name(algo):
+    config = import_module(f"fastpg.train.{algo}").Config
+    wrong = {
+        bool: (1, "yes", None),
+        int: (True, 2.5, "1", [1]),
+        float: (True, "1", [0.5], 1j),
+        tuple: (64, "ab", (2.5,), (True,), (0,)),
+    }
+    for name, value in asdict(config()).items():
+        for other in wrong.get(type(value), ()):
+            with pytest.raises(ValueError, match=f"^{name} is {re.escape(repr(other))}; wanted "):
+                config(**{name: other})
+    with pytest.raises(ValueError, match="stop_at is True; wanted a number"):
+        config(stop_at=True)
+    config(seed=np.int64(3), gamma=np.float32(0.5), lambda_=1, stop_at=3, hidden=[np.int64(8)])
+
+
+def test_numbers_of_numpy_in_a_config_are_written_as_numbers(tmp_path):
+    config = ppo.Config(seed=np.int64(3), lr=np.float32(0.5), hidden=(np.int64(4),), lanes=8)
+    Run(config, make("fastpg/CartPole-v1", 8), tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())["config"]
+    assert (told["seed"], told["lr"], told["hidden"]) == (3, 0.5, [4])
+
+
+def test_hidden_without_a_number_is_a_linear_policy(tmp_path):
+    done = fastpg_(*"train fastpg/CartPole-v1 --steps 600 --json --hidden".split(), cwd=tmp_path)
+    agent, _ = load(tmp_path / json.loads(done.stdout)["run_dir"])
+    assert [weight.shape for weight in agent.policy.weight] == [(4, 2)]
+    told = " ".join(fastpg_("train", "--help", cwd=tmp_path).stdout.replace("│", " ").split())
+    assert "none, with no number, for linear ones" in told
 
 
 def test_every_table_of_settings_fits_its_algorithm():
@@ -452,12 +526,12 @@ def test_every_table_of_settings_fits_its_algorithm():
     assert settings.tuned("other/CartPole-v1", "ppo") == settings.tuned("Nope-v0", "ppo") == (None, {})
 
 
-def record(folder, algo, seed, steps, returns, env="E-v0"):
+def record(folder, algo, seed, steps, returns, env="E-v0", **options):
     folder.mkdir()
     about = {
         "env": env,
         "algo": algo,
-        "config": {"psi": "gae", "seed": seed},
+        "config": {"psi": "gae", "seed": seed, **options},
         "save_every": 1,
         "fastpg": "0",
         "numpy": "2",
@@ -483,22 +557,37 @@ def test_curves_are_mean_and_standard_error_over_seeds(tmp_path):
     np.testing.assert_allclose(a2c.error, 0)
     by_time = curves(folders, "seconds")[1]
     assert (by_time.x[0], by_time.x[-1]) == (1.0, 2.0)
+    once, twice = curves(folders[:2]), curves([*folders[:2], folders[0], tmp_path / "b" / ".." / "a"])
+    assert twice[0].runs == 2 and (once[0].error == twice[0].error).all()
     with pytest.raises(ValueError, match="has no row with steps and loss; it has steps, seconds, mean_return"):
         curves(folders, y="loss")
     with pytest.raises(ValueError, match="have no steps in common"):
         curves([record(tmp_path / "d", "ppo", 2, [100], [1.0]), folders[0]])
 
 
+def test_only_runs_that_differ_in_nothing_but_the_seed_are_averaged(tmp_path):
+    folders = [
+        record(tmp_path / f"{seed}-{lr}", "ppo", seed, [10, 20], [1.0, 2.0], lr=lr)
+        for seed in (0, 1)
+        for lr in (0.1, 0.2)
+    ]
+    assert [(curve.label, curve.runs) for curve in curves(folders)] == [
+        ("ppo, psi gae, lr 0.1", 2),
+        ("ppo, psi gae, lr 0.2", 2),
+    ]
+    assert [curve.label for curve in curves(folders[::2])] == ["ppo, psi gae"]
+
+
 def test_plot_draws_runs_into_a_picture(trained, tmp_path):
     cwd, done = trained
     run = json.loads(done.stdout)["run_dir"]
-    for out, start in (("c.png", b"\x89PNG"), ("c.svg", b"<?xml")):
+    for out, start in (("c.PNG", b"\x89PNG"), ("c.svg", b"<?xml")):
         told = fastpg_("plot", run, "--out", str(tmp_path / out), "--x", "seconds", cwd=cwd)
         assert told.returncode == 0 and "one standard error" in told.stdout, told.stderr
         assert (tmp_path / out).read_bytes().startswith(start)
     told = fastpg_("plot", run, "--out", str(tmp_path / "c.doc"), cwd=cwd)
     assert told.returncode == 2 and "c.doc; wanted a file that ends in one of" in told.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {"c.png", "c.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == {"c.PNG", "c.svg"}
 
 
 def loader():
@@ -576,14 +665,57 @@ def test_export_writes_both_and_says_what_it_cannot(trained, tmp_path):
     assert told.returncode == 2 and "wanted --onnx FILE or --npz FILE" in told.stderr
 
 
-def test_tensorboard_files_hold_each_step_once_after_a_resume_too(tmp_path):
+def test_a_run_folder_is_held_by_one_process(trained, tmp_path):
+    cwd, done = trained
+    folder = shutil.copytree(cwd / json.loads(done.stdout)["run_dir"], tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with cli.held(folder):
+        told = fastpg_("train", "--resume", str(folder), cwd=tmp_path)
+    assert told.returncode == 2 and told.stderr.startswith(
+        f"fastpg: {folder} is being trained by another process; wait"
+    )
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert fastpg_("train", "--resume", str(folder), cwd=tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_seeds_end_with_the_process_that_started_them(number, code, tmp_path):
+    args = "train fastpg/CartPole-v1 --seeds 0:9 --steps 1000000000 --hidden 8".split()
+    with subprocess.Popen(
+        [*COMMAND, *args],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
+        give_up = time.monotonic() + 60
+        while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(0.05)
+        process.send_signal(number)  # to it alone, not to those it started
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == code and "Traceback" not in err
+    folders = list(tmp_path.glob("runs/*"))
+    assert 9 > out.count("FAILED") >= len(folders) > 0
+    for folder in folders:
+        with cli.held(folder):  # nobody trains in it any more
+            assert (
+                number == signal.SIGTERM
+                or not (folder / "metrics.jsonl").exists()
+                or (folder / "checkpoint.npz").exists()
+            )
+
+
+@pytest.mark.parametrize("again", [[], ["--tensorboard"]])
+def test_tensorboard_files_hold_each_step_once_after_a_resume_too(again, tmp_path):
     pytest.importorskip("tensorboardX")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     args = "train fastpg/CartPole-v1 --lanes 8 --rows 32 --steps 1024 --hidden 8 --tensorboard --json".split()
     folder = tmp_path / json.loads(fastpg_(*args, cwd=tmp_path).stdout)["run_dir"]
     for steps in (None, "2048"):
         if steps is not None:
-            fastpg_("train", "--resume", str(folder), "--steps", steps, "--tensorboard", cwd=tmp_path)
+            fastpg_("train", "--resume", str(folder), "--steps", steps, *again, cwd=tmp_path)
         events = accumulator.EventAccumulator(str(folder / "tensorboard"))
         events.Reload()
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

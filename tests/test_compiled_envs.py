@@ -520,6 +520,6 @@ def test_an_evaluation_of_episodes_without_an_end_comes_to_one(monkeypatch):
     env = line(2, circle, restart, None, observation_size=2, longest=None)
     env.states[1, 0] = 1  # this lane goes round for ever
     agent = Agent(2, Discrete(3), (4,), np.random.default_rng(0))
-    with pytest.warns(UserWarning, match="line: episodes without an end were cut after 12 steps; it has no time limit"):
+    with pytest.warns(UserWarning, match="3 of 6 episodes of line did not end within 12 steps"):
         returns = run.evaluate(agent, env, 6)
     assert sorted(returns) == [5, 5, 5, 12, 12, 12]

@@ -327,6 +327,14 @@ def test_a_next_step_environment_that_does_not_heed_reset_mask_is_found_out():
         env.step(np.array([0, 0]))
 
 
+def test_gymnasiums_own_vector_cartpole_is_found_out_with_what_to_use_instead():
+    env = make(gym.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point"))
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match="use SAME_STEP or DISABLED, or.*vectorization_mode='sync'"):
+        for _ in range(20):
+            env.step(np.ones(3, int))
+
+
 def test_a_vector_environment_must_say_how_it_resets():
     with pytest.raises(ValueError, match=r"metadata\['autoreset_mode'\] is None"):
         make(Batch(None))
@@ -506,8 +514,13 @@ def test_a_bad_reset_in_mid_rollout_is_named():
 @pytest.mark.parametrize(
     ("error", "words", "call"),
     [
-        (ValueError, "env is 'Nope-v1'", lambda: make("Nope-v1")),
         (ValueError, "env is 'CartPoole-v1'.*CartPole", lambda: make("CartPoole-v1")),
+        (
+            ValueError,
+            "Namespace Their not found.* write MODULE:Their/Env-v0, as in ale_py:",
+            lambda: make("Their/Env-v0"),
+        ),
+        (ValueError, "`Qqq` doesn't exist. If a module registers it, write MODULE:Qqq-v1", lambda: make("Qqq-v1")),
         (ValueError, "env is 'no_such_module:Env-v0'", lambda: make("no_such_module:Env-v0")),
         (ValueError, "env is ''", lambda: make("")),
         (ValueError, "lanes is 0", lambda: make("CartPole-v1", 0)),

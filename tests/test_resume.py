@@ -263,6 +263,62 @@ def test_only_steps_and_stop_at_may_change(args, words, uninterrupted, tmp_path)
     assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def rewritten(folder, change):
+    """Lets `change` edit the lines of metrics.jsonl."""
+    lines = (folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_bytes(b"".join(change(lines)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: [*lines[:5], b"hello\n", *lines[5:]], "line 6 of {} is damaged: Expecting value"),
+        (lambda lines: [*lines[:5], b"{}\n", *lines[5:]], "line 6 of {} is damaged: 'steps'"),
+        (lambda lines: [*lines[:5], b'{"steps": "x"}\n', *lines[5:]], "line 6 of {} is damaged"),
+        (lambda lines: [*lines[:5], *lines[3:]], "line 6 of {} is damaged: step 1024 comes after step 1280"),
+    ],
+)
+def test_a_damaged_line_of_metrics_is_named_and_nothing_after_it_dropped(change, words, uninterrupted, tmp_path):
+    folder = shutil.copytree(uninterrupted("CartPole-v1", "ppo"), tmp_path / "copy")
+    rewritten(folder, change)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for command in (["train", "--resume", folder], ["plot", folder, "--out", tmp_path / "curve.png"]):
+        args = [sys.executable, "-m", "fastpg", *map(str, command)]
+        done = subprocess.run(args, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2 and words.format(folder / "metrics.jsonl") in done.stderr, done.stderr
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_metrics_with_the_line_ends_of_windows_are_read(uninterrupted, tmp_path):
+    whole = uninterrupted("CartPole-v1", "ppo")
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    rewritten(folder, lambda lines: [line.replace(b"\n", b"\r\n") for line in lines])
+    assert train("--resume", folder, cwd=tmp_path).returncode == 0
+    assert_same(folder, whole)
+
+
+def test_lost_metrics_are_a_warning_and_move_no_checkpoint(tmp_path):
+    _, config = small("ppo", 200)
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    whole.mkdir()
+    half.mkdir()
+    ppo.train(config, Counter(), Run(config, Counter(), whole, save_every=60))
+
+    def stop(row):
+        if row["steps"] == 120:  # a checkpoint was written just now
+            raise KeyboardInterrupt
+
+    env, again = Counter(), Counter()
+    with pytest.raises(KeyboardInterrupt):
+        ppo.train(config, env, Run(config, env, half, stop, save_every=60))
+    (half / "metrics.jsonl").unlink()
+    with pytest.warns(UserWarning, match="metrics.jsonl lacks rows before step 120, from which training goes on"):
+        run = Run(config, again, half, save_every=60, resume=True)
+    again.t = 60
+    ppo.train(config, again, run)
+    assert [t for t, _ in again.resets] == [60, 90] and folder_state(half) == folder_state(whole)
+
+
 def edited(folder, **changes):
     about = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**about, **changes}))
@@ -279,8 +335,13 @@ def edited(folder, **changes):
             lambda folder: edited(folder, env="Acrobot-v1"),
             "is of a run with env 'CartPole-v1', this one has 'Acrobot-v1'",
         ),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "config.json is damaged: it has no"),
+        (lambda folder: edited(folder, config=[1]), "config.json is damaged: its config is [1]"),
+        (lambda folder: edited(folder, save_every="x"), "config.json is damaged: its save_every is 'x'"),
+        (lambda folder: edited(folder, env=3), "config.json is damaged: its env is 3"),
+        (lambda folder: edited(folder, config={"lr": "x"}), "lr is 'x'; wanted a number"),
         (lambda folder: edited(folder, algo="sarsa"), "algo is 'sarsa'; wanted one of ppo"),
-        (lambda folder: edited(folder, config={"warp": 9}, fastpg="9.9"), "begun with fastpg 9.9, has warp"),
+        (lambda folder: edited(folder, config={"warp": 9}, fastpg="9.9"), "(begun with fastpg 9.9) has warp"),
     ],
 )
 def test_a_folder_that_is_not_this_run_is_refused(damage, words, uninterrupted, tmp_path):
@@ -301,8 +362,13 @@ def test_another_version_in_the_checkpoint_is_a_warning(uninterrupted, tmp_path)
     # An array it does not know, or of another shape, is an error that names both versions.
     for change in ({"agent.policy": np.zeros(3, np.float32)}, {"policy_adam.m": arrays["run.return"]}):
         checkpoint.write(folder / "checkpoint.npz", arrays | change, {**about, "fastpg": "0.0.1"})
+        edited(folder, fastpg="0.0.1")
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
         done = train("--resume", folder, "--json", cwd=tmp_path)
-        assert done.returncode == 2 and f"written by fastpg 0.0.1, this is {fastpg.__version__}" in done.stderr
+        assert (
+            done.returncode == 2 and f"written by fastpg 0.0.1, this is {fastpg.__version__}: use that" in done.stderr
+        )
+        assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def folder_state(folder):

@@ -334,18 +334,7 @@ def test_psi_choices_are_the_six_where_there_is_a_critic(algo):
         ("gamma is nan", {"gamma": float("nan")}),
         ("max_norm is 0", {"max_norm": 0}),
         ("max_norm is inf", {"max_norm": float("inf")}),
-        ("max_norm is None; wanted a number", {"max_norm": None}),
-        ("lr_schedule is None; wanted one of", {"lr_schedule": None}),
-        ("rows is 2.5; wanted an integer", {"rows": 2.5}),
-        ("steps is 1000.0; wanted an integer", {"steps": 1e3}),
-        ("lanes is True; wanted an integer", {"lanes": True}),
-        ("seed is '1'; wanted an integer", {"seed": "1"}),
-        ("gamma is '0.9'; wanted a number", {"gamma": "0.9"}),
-        ("log_std is nan; wanted a finite number", {"log_std": float("nan")}),
-        ("stop_at is nan; wanted a finite number", {"stop_at": float("nan")}),
-        ("state_std is 1; wanted True or False", {"state_std": 1}),
-        ("hidden is 64; wanted a tuple of integers", {"hidden": 64}),
-        (r"hidden is \(64, 0.5\); wanted an integer in each place", {"hidden": (64, 0.5)}),
+        ("max_norm is None", {"max_norm": None}),
         ("entropy_weight is -1", {"entropy_weight": -1}),
         ("lr_schedule is 'cosine'; wanted one of constant, linear", {"lr_schedule": "cosine"}),
         ("activation is 'gelu'; wanted one of tanh, relu", {"activation": "gelu"}),
@@ -357,15 +346,15 @@ def test_psi_choices_are_the_six_where_there_is_a_critic(algo):
     ],
 )
 def test_config_refuses_what_cannot_be(algo, words, change):
-    with pytest.raises((TypeError, ValueError), match=words):
+    with pytest.raises(ValueError, match=words):
         algo.Config(**change)
 
 
-def test_a_config_of_numpys_numbers_is_one_of_pythons_and_can_be_written(tmp_path):
-    config = ppo.Config(seed=np.int64(3), lr=np.float32(0.25), hidden=[np.int32(8), 4], stop_at=np.float64(9))
-    assert config == ppo.Config(seed=3, lr=0.25, hidden=(8, 4), stop_at=9.0)
-    Run(config, Toy(8), tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["config"]["hidden"] == [8, 4]
+def test_a_checkpoint_holds_options_that_came_as_numpys_numbers(tmp_path):
+    config = ppo.Config(hidden=(np.int64(8), np.int32(4)), log_std=np.float32(-0.5), rows=8, lanes=4, steps=1)
+    ppo.train(config, Toy(4), Run(config, Toy(4), tmp_path))
+    agent, _ = load(tmp_path)
+    assert agent.hidden == (8, 4) and agent.options.log_std == -0.5
 
 
 @pytest.mark.parametrize("algo", ALGOS)

@@ -36,7 +36,7 @@ def _missing(library: str, extra: str) -> ImportError:
 def make_env(id: str, lanes: int = 1, **kwargs: Any) -> envs.VectorEnv:
     """A vector environment: fastpg/... is built in, envpool:... is EnvPool's, every other id is Gymnasium's.
 
-    kwargs go to the environment: make_env("LunarLander-v3", 8, continuous=True).
+    kwargs go to the environment: make_env("LunarLander-v3", 8, continuous=True). All kinds take max_episode_steps.
     """
     if id.startswith("fastpg/"):
         return envs.make(id, lanes, **kwargs)

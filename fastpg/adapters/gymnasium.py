@@ -78,7 +78,11 @@ def _make(id: str, **kwargs: Any) -> Env:
     except gym.error.DependencyNotInstalled as error:
         raise ImportError(f"env is {id!r}: {' '.join(str(error).split())}") from error
     except gym.error.Error as error:
-        raise ValueError(f"env is {id!r}: {' '.join(str(error).split())}") from None
+        told = " ".join(str(error).split())
+        unknown = isinstance(error, gym.error.NamespaceNotFound | gym.error.NameNotFound)
+        if unknown and ":" not in str(id) and "Did you mean" not in told:
+            told += f" If a module registers it, write MODULE:{id}, as in ale_py:ALE/Pong-v5"
+        raise ValueError(f"env is {id!r}: {told}") from None
     except ModuleNotFoundError as error:  # module:Env-v0 with no such module
         raise ValueError(f"env is {id!r}: {error}") from None
     return made
@@ -424,7 +428,8 @@ class GymnasiumVectorEnv(Adapter):
         if not self._sure and (observation != final)[~ended].any():
             raise self._blame(
                 "reset(options={'reset_mask': ...}) changed lanes that it was not to reset. In autoreset mode NEXT_STEP "
-                "fastpg needs that option, or a row would be a reset; use SAME_STEP or DISABLED"
+                "fastpg needs that option, or a row would be a reset; use SAME_STEP or DISABLED, or, where "
+                "gymnasium.make_vec made it, vectorization_mode='sync'"
             )
         observation[~ended] = final[~ended]
         return observation, reward, terminated, truncated, final

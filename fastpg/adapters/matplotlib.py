@@ -32,8 +32,8 @@ def plot_curves(curves: Sequence[Curve], path: Path, *, xlabel: str, ylabel: str
     """Writes a picture with a panel for each environment: every curve in a band of one standard error to either side."""
     envs = list(dict.fromkeys(curve.env for curve in curves))
     figure = require("matplotlib.figure").Figure(figsize=(6.4 * len(envs), 4.0), layout="constrained")
-    formats = figure.canvas.get_supported_filetypes()
-    if path.suffix[1:] not in formats:
+    formats, format = figure.canvas.get_supported_filetypes(), path.suffix[1:].lower()
+    if format not in formats:
         raise ValueError(f"--out is {path}; wanted a file that ends in one of {', '.join(sorted(formats))}")
     for axes, env in zip(figure.subplots(1, len(envs), squeeze=False)[0], envs, strict=True):
         for curve in (curve for curve in curves if curve.env == env):
@@ -43,4 +43,4 @@ def plot_curves(curves: Sequence[Curve], path: Path, *, xlabel: str, ylabel: str
         axes.set(xlabel=xlabel, ylabel=f"{ylabel}, +- standard error", title=env)
         axes.grid(alpha=0.3)
         axes.legend(loc="best")
-    replace(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=120))
+    replace(path, lambda file: figure.savefig(file, format=format, dpi=120))

@@ -45,7 +45,7 @@ class AgentOptions:
     """Options of the agent, the same for every algorithm."""
 
     hidden: tuple[int, ...] = (64, 64)
-    """hidden layers of policy and value net"""
+    """hidden layers of policy and value net; none, with no number, for linear ones"""
     activation: Literal["tanh", "relu"] = "tanh"
     """of the hidden layers"""
     shared_trunk: bool = False

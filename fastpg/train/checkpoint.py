@@ -5,6 +5,7 @@ The SHA-256 of the file stands where a zip archive has its comment, so that NumP
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -31,6 +32,8 @@ WANTED = "wanted the folder that fastpg train printed, or a checkpoint.npz"
 
 def replace(path: Path, fill: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
     """Writes a file by `fill`, in full and onto the disk, before it takes the place of what was there, which becomes `keep`."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -51,7 +54,7 @@ def replace(path: Path, fill: Callable[[BinaryIO], object], keep: Path | None = 
 def write(path: Path, arrays: Mapping[str, Array], about: dict[str, Any]) -> None:
     """Writes a checkpoint; one that was there becomes previous.npz."""
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, about=np.array(json.dumps(about)))  # type: ignore[arg-type]
+    np.savez(buffer, **arrays, about=np.array(json.dumps(about, default=np.generic.item)))  # type: ignore[arg-type]
     content = buffer.getvalue()[:-2] + struct.pack("<H", DIGEST)  # a zip ends with the length of its comment
     replace(
         path, lambda file: file.write(content + hashlib.sha256(content).hexdigest().encode()), path.with_name(PREVIOUS)
@@ -96,7 +99,7 @@ def restore(part: Any, saved: Mapping[str, Array], written_by: str) -> None:
             raise ValueError(
                 f"the checkpoint's {name} is {saved[name].shape if name in saved else 'missing'}, but "
                 f"{type(part).__name__} wants {array.shape}; it was written by fastpg {written_by}, this is "
-                f"{fastpg.__version__}"
+                f"{fastpg.__version__}: use that version, or train anew"
             )
     if hasattr(part, "restore"):
         part.restore(saved)

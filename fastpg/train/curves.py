@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,15 @@ class Curve:
 
 
 def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") -> list[Curve]:
-    """A Curve for each environment, algorithm and psi among the run folders, in the order in which they come.
+    """A Curve for all runs that differ only in their seed, in the order in which they come; a folder named twice is one run.
 
     x, y    fields of metrics.jsonl; rows that have no y yet are left out. ValueError where a run has none that does.
+
+    Labels name algorithm and psi, and the options in which the runs of one environment and algorithm differ.
     """
-    groups: dict[tuple[str, str], list[tuple[Array, Array]]] = {}
-    for folder in folders:
+    abouts: dict[str, dict[str, Any]] = {}
+    groups: dict[str, list[tuple[Array, Array]]] = {}
+    for folder in {folder.resolve(): folder for folder in folders}.values():
         about = read_config(folder)
         path = folder / METRICS
         rows = read_metrics(path)[0] if path.exists() else []
@@ -49,11 +53,15 @@ def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") ->
         if not points:
             has = f"it has {', '.join(rows[-1])}" if rows else "it is empty"
             raise ValueError(f"{path} has no row with {x} and {y}; {has}")
-        key = about["env"], f"{about['algo']}, psi {about['config']['psi']}"
+        about = {name: about[name] for name in ("env", "algo", "config")}
+        about["config"].pop("seed", None)
+        key = json.dumps(about, sort_keys=True)
+        abouts[key] = about
         xs, ys = np.array(points, np.float64).T
         groups.setdefault(key, []).append((xs, ys))
     out = []
-    for (env, label), runs in groups.items():
+    for key, runs in groups.items():
+        env, label = abouts[key]["env"], _label(abouts[key], abouts.values())
         first, last = max(xs[0] for xs, _ in runs), min(xs[-1] for xs, _ in runs)
         if first > last:
             raise ValueError(f"the runs of {env}, {label} have no {x} in common; plot them one by one")
@@ -63,3 +71,12 @@ def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") ->
         error = values.std(axis=0, ddof=1) / K**0.5 if K > 1 else np.zeros(POINTS)
         out.append(Curve(env, label, K, grid, values.mean(axis=0), error))
     return out
+
+
+def _label(about: dict[str, Any], all_of_them: Iterable[dict[str, Any]]) -> str:
+    rivals = [
+        other["config"] for other in all_of_them if (other["env"], other["algo"]) == (about["env"], about["algo"])
+    ]
+    mine = about["config"]
+    names = [name for name in mine if name == "psi" or any(other.get(name) != mine[name] for other in rivals)]
+    return ", ".join([about["algo"], *(f"{name} {mine[name]}" for name in names)])

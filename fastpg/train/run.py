@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import numbers
 import os
 import re
 import time
@@ -32,36 +31,31 @@ __all__ = ["Psi", "Run", "check", "create_folder", "evaluate", "load", "read_con
 Array = NDArray[Any]
 Psi = Literal["total_return", "reward_to_go", "baselined", "q", "gae", "td_residual"]
 WINDOW = 100  # episodes in the mean return that counts as solved
-LONGEST = 30_000  # steps of an episode of evaluation: beyond every usual time limit, Atari's 27,000 among them
 SAVE_EVERY = 100_000  # environment steps between checkpoints
 CONFIG, METRICS = "config.json", "metrics.jsonl"
-KINDS: dict[Any, tuple[Any, str]] = {  # of fields that hold one
-    bool: (bool, "True or False"),
-    int: (numbers.Integral, "an integer"),
-    float: (numbers.Real, "a number"),
-}
 MAY_CHANGE = {"steps", "stop_at"}  # when a run is resumed
+# The longest that an episode may be when an agent is judged: as long as a game of Atari may last, 108,000 frames in fours.
+LONGEST = 27_000
+INTEGER = int | np.integer
+KINDS: dict[Any, tuple[Any, str]] = {
+    int: (INTEGER, "an integer"),
+    float: (INTEGER | float | np.floating, "a number"),
+    bool: (bool, "True or False"),
+}
 
 
 def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) -> None:
-    """The types and ranges of a Config; TypeError or ValueError names the field, what came and what is wanted."""
+    """The types and ranges of a Config; ValueError names the field, what came and what is wanted."""
     hints = get_type_hints(type(config))
     for name, hint in hints.items():
-        value, kinds = getattr(config, name), get_args(hint) or (hint,)
-        several = get_origin(hint) is tuple
-        kind = next((kind for kind in kinds if kind in KINDS), None)
-        if kind is None or (value is None and type(None) in kinds):
-            continue
-        if several and not isinstance(value, tuple | list):
-            raise TypeError(f"{name} is {value!r}; wanted a tuple of integers")
-        for item in value if several else (value,):
-            if not isinstance(item, KINDS[kind][0]) or isinstance(item, bool) != (kind is bool):
-                raise TypeError(f"{name} is {value!r}; wanted {KINDS[kind][1]}{' in each place' if several else ''}")
-            if not math.isfinite(item):
-                raise ValueError(f"{name} is {item}; wanted a finite number")
-        if several or isinstance(value, np.generic):  # config.json holds Python's own
-            plain = np.array(value).tolist()
-            object.__setattr__(config, name, tuple(plain) if several else plain)
+        kinds = (hint,) if get_origin(hint) is tuple else get_args(hint) or (hint,)  # of "float | None" both
+        value: Any = getattr(config, name)
+        if kinds[0] in KINDS and not (value is None and type(None) in kinds):
+            kind, wanted = KINDS[kinds[0]]
+            if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{name} is {value!r}; wanted {wanted}")
+            if name not in (*positive, *not_negative, "gamma", "lambda_") and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}; wanted a finite number")
     for name in ("gamma", "lambda_"):
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name} is {getattr(config, name)}; wanted a number in [0, 1]")
@@ -75,8 +69,9 @@ def check(config: Any, *, positive: Sequence[str], not_negative: Sequence[str]) 
     for name, hint in hints.items():
         if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
             raise ValueError(f"{name} is {getattr(config, name)!r}; wanted one of {', '.join(get_args(hint))}")
-    if any(size < 1 for size in config.hidden):
-        raise ValueError(f"hidden is {config.hidden}; wanted sizes of 1 or more")
+    sizes = config.hidden if isinstance(config.hidden, tuple | list) else (None,)
+    if not all(isinstance(size, INTEGER) and size is not True and size >= 1 for size in sizes):
+        raise ValueError(f"hidden is {config.hidden!r}; wanted a tuple of sizes of 1 or more")
 
 
 def create_folder(root: Path, env: str, algo: str, seed: int) -> Path:
@@ -104,20 +99,43 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         about: dict[str, Any] = json.loads(path.read_text())
-        if missing := {"env", "algo", "config", "save_every", "fastpg", "numpy"} - about.keys():
-            raise ValueError(f"it has no {min(missing)}")
-    except ValueError as error:
+        for name, kind in {
+            "env": str,
+            "algo": str,
+            "config": dict,
+            "save_every": int,
+            "fastpg": str,
+            "numpy": str,
+        }.items():
+            if name not in about:
+                raise ValueError(f"it has no {name}")
+            if not isinstance(about[name], kind):
+                raise ValueError(f"its {name} is {about[name]!r}")
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}; train anew") from None
     return about
 
 
 def read_metrics(path: Path, most: float = math.inf) -> tuple[list[dict[str, Any]], int]:
-    """The rows of metrics.jsonl up to `most` steps, and how many bytes they take; a last line that is half written is left out."""
-    rows, size = [], 0
+    """The rows of metrics.jsonl up to `most` steps, and how many bytes they take; a last line that is half written is left out.
+
+    ValueError names a line that no run wrote.
+    """
+    rows, size, steps = [], 0, 0
     with open(path, "rb") as file:
-        for line in file:
-            row = json.loads(line) if line.endswith(b"}\n") else None
-            if row is None or row["steps"] > most:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                if row["steps"] <= steps:
+                    raise ValueError(f"step {row['steps']} comes after step {steps}")
+                steps = row["steps"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"line {number} of {path} is damaged: {error}; take it out, or the whole file away"
+                ) from None
+            if steps > most:
                 break
             rows.append(row)
             size += len(line)
@@ -168,7 +186,7 @@ class Run:
         self.about = {
             "env": env.id,
             "algo": type(config).__module__.rpartition(".")[2],
-            "config": dataclasses.asdict(config),
+            "config": json.loads(json.dumps(dataclasses.asdict(config), default=np.generic.item)),
             "save_every": save_every,
             "fastpg": fastpg.__version__,
             "numpy": np.__version__,
@@ -177,7 +195,7 @@ class Run:
         self.folder = folder
         self.listeners = list(listeners)
         self.metrics: list[dict[str, Any]] = []
-        self.steps = self.episodes = self.saved_steps = 0
+        self.steps = self.episodes = self.saved_steps = self._logged = 0
         self.solved_at_step: int | None = None
         self.solved_at_seconds: float | None = None
         self._every = save_every
@@ -185,28 +203,28 @@ class Run:
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._return = np.zeros(env.lanes)
         self._start = time.perf_counter()
-        self._resumed: tuple[dict[str, Array], dict[str, Any]] | None = None
+        self._resume, self._size = resume, 0  # bytes of metrics.jsonl up to the checkpoint
+        self._resumed: tuple[Path, dict[str, Array], dict[str, Any]] | None = None
         self._snapshot: tuple[dict[str, Array], dict[str, Any]] | None = None
         if resume:
             self._go_on()
-        if folder is not None:
-            with self.writing():
-                text = json.dumps(self.about, indent=2) + "\n"
-                replace(folder / CONFIG, lambda file: file.write(text.encode()))
+        elif folder is not None:
+            self._write_config(folder)
+
+    def _write_config(self, folder: Path) -> None:
+        with self.writing():
+            text = json.dumps(self.about, indent=2) + "\n"
+            replace(folder / CONFIG, lambda file: file.write(text.encode()))
 
     def _go_on(self) -> None:
-        """Takes counters and metrics from the run folder; begin() gives the arrays to those they belong to."""
+        """Takes counters and metrics from the run folder and writes nothing; begin() gives the arrays to those they belong to."""
         folder = self.folder
         if folder is None:
             raise ValueError("resume is True, but there is no folder to resume from")
         self._check_same(folder / CONFIG, read_config(folder))
-        with self.writing():
-            for left in folder.glob(".*.*.*"):  # of a process killed while it wrote
-                left.unlink()
         try:
             path, arrays, about = newest(folder)
         except FileNotFoundError:  # killed before the first checkpoint: from the start
-            self._cut_metrics()
             return
         self._check_same(path, about)
         for library in ("fastpg", "numpy"):
@@ -216,20 +234,23 @@ class Run:
                     f"but its numbers may differ in the last digits from those of a run never interrupted",
                     stacklevel=3,
                 )
-        if path.name == PREVIOUS:  # or the next checkpoint would push this one out and keep a damaged one
-            os.replace(path, folder / NEWEST)
-        self._resumed = arrays, about
+        self._resumed = path, arrays, about
         for name in ("steps", "episodes", "solved_at_step", "solved_at_seconds"):
             setattr(self, name, about[name])
-        self.saved_steps = self.steps
+        self.saved_steps = self._logged = self.steps
         self._recent.extend(arrays["run.recent"].tolist())
         self._return[...] = arrays["run.return"]
         self._start -= about["seconds"]
-        self._cut_metrics()
+        if (folder / METRICS).exists():
+            self.metrics, self._size = read_metrics(folder / METRICS, self.steps)
+        if not self.metrics or self.metrics[-1]["steps"] != self.steps:
+            warnings.warn(
+                f"{folder / METRICS} lacks rows before step {self.steps:,}, from which training goes on", stacklevel=3
+            )
 
     def _check_same(self, path: Path, about: dict[str, Any]) -> None:
         ours, theirs = (
-            {**{name: both[name] for name in ("env", "algo", "save_every")}, **json.loads(json.dumps(both["config"]))}
+            {**{name: both[name] for name in ("env", "algo", "save_every")}, **both["config"]}
             for both in (self.about, about)
         )
         for name in sorted((ours.keys() | theirs.keys()) - MAY_CHANGE):
@@ -239,14 +260,18 @@ class Run:
                     f"{' and '.join(sorted(MAY_CHANGE))} may change when a run is resumed: leave the option out, or train anew"
                 )
 
-    def _cut_metrics(self) -> None:
-        """Drops what metrics.jsonl holds beyond the checkpoint, half a line too: it will be written again."""
-        assert self.folder is not None
-        path = self.folder / METRICS
-        if path.exists():
-            self.metrics, size = read_metrics(path, self.steps)
-            with self.writing():
-                os.truncate(path, size)
+    def _tidy(self) -> None:
+        """Leaves in the folder of a resumed run what there was when its checkpoint was written; the rest will be written again."""
+        folder = self.folder
+        assert folder is not None
+        with self.writing():
+            for left in folder.glob(".*.*.*"):  # of a process killed while it wrote
+                left.unlink()
+            if self._resumed is not None and self._resumed[0].name == PREVIOUS:
+                os.replace(folder / PREVIOUS, folder / NEWEST)  # or the next would push it out and keep a damaged one
+            if (folder / METRICS).exists():
+                os.truncate(folder / METRICS, self._size)
+        self._write_config(folder)
 
     @property
     def seconds(self) -> float:
@@ -306,13 +331,16 @@ class Run:
         if isinstance(env, Restorable):
             self._parts["env"] = env
         if self._resumed is None:
+            if self._resume:
+                self._tidy()
             self._reset()
             return
-        arrays, about = self._resumed
-        self._resumed = None
+        _, arrays, about = self._resumed
         for name, part in self._parts.items():
             restore(part, under(name, arrays), about["fastpg"])
         rng.bit_generator.state = about["rng"]
+        self._tidy()
+        self._resumed = None
         if "env" not in self._parts:
             self._reset()
         elif rollout is not None:
@@ -354,7 +382,7 @@ class Run:
             with self.writing(), open(self.folder / METRICS, "a") as file:
                 file.write(json.dumps(row) + "\n")
             self._snapshot = self._state()
-        before = self.metrics[-2]["steps"] if len(self.metrics) > 1 else 0
+        before, self._logged = self._logged, self.steps
         if self.steps // self._every > before // self._every:
             self.save()
             if "env" not in self._parts:
@@ -408,9 +436,8 @@ class Run:
 def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *, sample: bool = False) -> Array:
     """Returns (episodes,) of whole episodes that take the most likely action, or a sampled one.
 
-    Each lane plays a number of episodes fixed beforehand: counting the first to finish would favour short ones. Where an
-    environment without a time limit never ends an episode (the most likely action may lead in a circle) it is cut after 30,000 steps,
-    with a warning.
+    Each lane plays a number of episodes fixed beforehand: counting the first to finish would favour short ones. One that
+    does not end within 27,000 steps counts as it stands then, and a warning tells of it: not every environment has a time limit.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
@@ -422,22 +449,29 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *
             f"trained on {agent.observation_size} and {agent.action_space}"
         )
     left = episodes // env.lanes + (np.arange(env.lanes) < episodes % env.lanes)
-    total, age, cut = np.zeros(env.lanes), np.zeros(env.lanes, int), False
+    total, length = np.zeros(env.lanes), np.zeros(env.lanes, np.int64)
     returns: list[float] = []
+    cut = 0
     rng = np.random.default_rng(seed)
     observation, _ = env.reset(seed=seed)
     while left.any():
         action = agent.sample(observation, rng) if sample else agent.best(observation)
         observation, reward, terminated, truncated, _ = env.step(agent.head.to_env(action))
         total += reward
-        age += 1
-        ended = terminated | truncated | (age == LONGEST)
-        cut |= bool((ended & (left > 0) & ~terminated & ~truncated).any())
-        returns.extend(total[ended & (left > 0)].tolist())
-        left[ended & (left > 0)] -= 1
-        total[ended] = age[ended] = 0
+        length += 1
+        ended = terminated | truncated
+        late = (length == LONGEST) & ~ended & (left > 0)
+        over = late | ended & (length <= LONGEST) & (left > 0)
+        returns.extend(total[over].tolist())
+        left[over] -= 1
+        cut += int(late.sum())
+        total[ended], length[ended] = 0, 0
+        if left.any() and (length[left > 0] >= LONGEST).all():  # the lanes still wanted are all in such an episode
+            observation, _ = env.reset()
+            total[:], length[:] = 0, 0
     if cut:
         warnings.warn(
-            f"{env.id}: episodes without an end were cut after {LONGEST:,} steps; it has no time limit", stacklevel=2
+            f"{cut} of {episodes} episodes of {env.id} did not end within {LONGEST:,} steps and count as they stood then",
+            stacklevel=2,
         )
     return np.array(returns)
