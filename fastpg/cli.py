@@ -365,7 +365,7 @@ def plot(args: Plot) -> None:
     groups = curves(args.runs, args.x, args.y)
     import_module("fastpg.adapters.matplotlib").plot_curves(groups, args.out, xlabel=args.x, ylabel=args.y)
     for curve in groups:
-        print(f"{curve.env:<24}{curve.label:<24}{curve.runs} runs, at the end {curve.mean[-1]:.1f}")
+        print(f"{curve.env:<24}{curve.label:<24}  {curve.count}, at the end {curve.mean[-1]:.1f}")
     print(f"saved {args.out}; bands are one standard error to either side")
 
 
