@@ -241,7 +241,13 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
     seeds = _numbers(args.seeds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = ("OMP", "OPENBLAS", "MKL", "NUMBA", "FASTPG")
-    one_thread = os.environ | {f"{library}_NUM_THREADS": "1" for library in threads}
+    # With -P and our path they import what we did: -m alone would look into the working folder first.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **{f"{name}_NUM_THREADS": "1" for name in threads},
+    }
+    command = [sys.executable, "-P", "-m", "fastpg", "train"]
     out = sys.stderr if args.json else sys.stdout
     start = time.perf_counter()
     running: set[subprocess.Popen[str]] = set()
@@ -257,9 +263,7 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
     def one(seed: int) -> dict[str, Any] | None:
         options = [*argv, "--seeds", "", "--seed", str(seed), "--json"]  # the last of two equal options counts
         pipe = subprocess.PIPE
-        with subprocess.Popen(
-            [sys.executable, "-m", "fastpg", "train", *options], stdout=pipe, stderr=pipe, text=True, env=one_thread
-        ) as process:
+        with subprocess.Popen([*command, *options], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
             running.add(process)
             told, errors = process.communicate()
             running.remove(process)

@@ -316,6 +316,13 @@ def test_eval_films_episodes_of_the_built_in_environment_too(tmp_path):
     assert all(str(Path("film") / name) in told.stdout for name in films)
 
 
+def test_seeds_import_what_their_parent_does_whatever_lies_in_the_folder(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise SystemExit('not the library of that name')\n")
+    args = "train fastpg/CartPole-v1 --seeds 0:2 --steps 500 --hidden 8".split()
+    done = fastpg_(*args, cwd=tmp_path, command=[sys.executable, "-P", "-m", "fastpg"])  # as the script fastpg does
+    assert done.returncode == 0 and "over 2 seeds" in done.stdout, done.stdout
+
+
 def test_seeds_train_side_by_side_with_a_summary(tmp_path):
     args = "train fastpg/CartPole-v1 --seeds 0:3 --steps 3000 --json --hidden 8 8"
     done = fastpg_(*args.split(), cwd=tmp_path)
