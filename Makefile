@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 SOURCES := setup.py pyproject.toml $(wildcard csrc/* fastpg/*.pyx)
 # Tests are shared among the processors.
 SPLIT := --numprocesses auto --dist worksteal
+# What a shell sets for another Python would stand before what is installed here.
+unexport PYTHONHOME PYTHONPATH
 CFLAGS_C := -std=c11 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp-simd -Wall -Wextra -Werror
 
 .PHONY: train test peers lint types sanitize instructions instructions-update bench bench-peers bench-keep bench-compare \
@@ -20,7 +22,7 @@ test: $(STAMP)
 # An editable install: edits to Python are live, edits to csrc/ and .pyx build again on the next make.
 $(STAMP): $(SOURCES)
 	$(PYTHON) -c 'import sys; sys.exit("fastpg needs Python 3.11 or newer: make PYTHON=python3.x" if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)  # pip comes last: without it the venv is none, or half of one
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@

@@ -245,7 +245,13 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
     seeds = _numbers(args.seeds)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = ("OMP", "OPENBLAS", "MKL", "NUMBA", "FASTPG")
-    one_thread = os.environ | {f"{library}_NUM_THREADS": "1" for library in threads}
+    # With -P and our path they import what we did: -m alone would look into the working folder first.
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **{f"{name}_NUM_THREADS": "1" for name in threads},
+    }
+    command = [sys.executable, "-P", "-m", "fastpg", "train"]
     out = sys.stderr if args.json else sys.stdout
     start = time.perf_counter()
     running: set[subprocess.Popen[str]] = set()
@@ -261,9 +267,7 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
     def one(seed: int) -> dict[str, Any] | None:
         options = [*argv, "--seeds", "", "--seed", str(seed), "--json"]  # the last of two equal options counts
         pipe = subprocess.PIPE
-        with subprocess.Popen(
-            [sys.executable, "-m", "fastpg", "train", *options], stdout=pipe, stderr=pipe, text=True, env=one_thread
-        ) as process:
+        with subprocess.Popen([*command, *options], stdout=pipe, stderr=pipe, text=True, env=environment) as process:
             running.add(process)
             told, errors = process.communicate()
             running.remove(process)
@@ -369,7 +373,7 @@ def plot(args: Plot) -> None:
     groups = curves(args.runs, args.x, args.y)
     import_module("fastpg.adapters.matplotlib").plot_curves(groups, args.out, xlabel=args.x, ylabel=args.y)
     for curve in groups:
-        print(f"{curve.env:<24}{curve.label:<24}{curve.runs} runs, at the end {curve.mean[-1]:.1f}")
+        print(f"{curve.env:<24}{curve.label:<24}  {curve.count}, at the end {curve.mean[-1]:.1f}")
     print(f"saved {args.out}; bands are one standard error to either side")
 
 

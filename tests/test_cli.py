@@ -299,7 +299,7 @@ class Endless:
 def test_an_episode_that_never_ends_is_cut_and_told_of():
     env = Endless()
     agent = Agent(1, Discrete(2), (), np.random.default_rng(0))
-    with pytest.warns(UserWarning, match="2 of 4 episodes of Endless-v0 did not end within 27,000 steps"):
+    with pytest.warns(UserWarning, match="2 of 4 episodes of Endless-v0 did not end within 10,000 steps"):
         returns = evaluate(agent, env, 4)
     assert sorted(returns) == [3, 3, LONGEST, LONGEST] and env.resets == 2
 
@@ -314,6 +314,13 @@ def test_eval_films_episodes_of_the_built_in_environment_too(tmp_path):
     films = sorted(path.name for path in (tmp_path / "film").iterdir())
     assert films == ["CartPole-v1-episode-0.mp4", "CartPole-v1-episode-1.mp4"]
     assert all(str(Path("film") / name) in told.stdout for name in films)
+
+
+def test_seeds_import_what_their_parent_does_whatever_lies_in_the_folder(tmp_path):
+    (tmp_path / "tyro.py").write_text("raise SystemExit('not the library of that name')\n")
+    args = "train fastpg/CartPole-v1 --seeds 0:2 --steps 500 --hidden 8".split()
+    done = fastpg_(*args, cwd=tmp_path, command=[sys.executable, "-P", "-m", "fastpg"])  # as the script fastpg does
+    assert done.returncode == 0 and "over 2 seeds" in done.stdout, done.stdout
 
 
 def test_seeds_train_side_by_side_with_a_summary(tmp_path):

@@ -37,7 +37,7 @@ def plot_curves(curves: Sequence[Curve], path: Path, *, xlabel: str, ylabel: str
         raise ValueError(f"--out is {path}; wanted a file that ends in one of {', '.join(sorted(formats))}")
     for axes, env in zip(figure.subplots(1, len(envs), squeeze=False)[0], envs, strict=True):
         for curve in (curve for curve in curves if curve.env == env):
-            (line,) = axes.plot(curve.x, curve.mean, label=f"{curve.label} ({curve.runs} runs)")
+            (line,) = axes.plot(curve.x, curve.mean, label=f"{curve.label} ({curve.count})")
             low, high = curve.mean - curve.error, curve.mean + curve.error
             axes.fill_between(curve.x, low, high, color=line.get_color(), alpha=0.25, linewidth=0)
         axes.set(xlabel=xlabel, ylabel=f"{ylabel}, +- standard error", title=env)

@@ -35,6 +35,11 @@ class Curve:
     mean: Array
     error: Array
 
+    @property
+    def count(self) -> str:
+        """How many runs, in words."""
+        return f"{self.runs} run{'s' if self.runs > 1 else ''}"
+
 
 def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") -> list[Curve]:
     """A Curve for all runs that differ only in their seed, in the order in which they come; a folder named twice is one run.
