@@ -34,8 +34,8 @@ WINDOW = 100  # episodes in the mean return that counts as solved
 SAVE_EVERY = 100_000  # environment steps between checkpoints
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 MAY_CHANGE = {"steps", "stop_at"}  # when a run is resumed
-# The longest that an episode may be when an agent is judged: ten times as long as one of MuJoCo. An agent may walk into a wall for ever.
-LONGEST = 10_000
+# The longest that an episode may be when an agent is judged: as long as a game of Atari may last, 108,000 frames in fours.
+LONGEST = 27_000
 INTEGER = int | np.integer
 KINDS: dict[Any, tuple[Any, str]] = {
     int: (INTEGER, "an integer"),
@@ -437,7 +437,7 @@ def evaluate(agent: Agent, env: VectorEnv, episodes: int = 100, seed: int = 0, *
     """Returns (episodes,) of whole episodes that take the most likely action, or a sampled one.
 
     Each lane plays a number of episodes fixed beforehand: counting the first to finish would favour short ones. One that
-    does not end within 10,000 steps counts as it stands then, and a warning tells of it: not every environment has a time limit.
+    does not end within 27,000 steps counts as it stands then, and a warning tells of it: not every environment has a time limit.
     """
     if episodes < 1:
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
