@@ -303,13 +303,14 @@ def page(cheetah, lanes_of, seconds):
         for name, (_, distribution, _) in here.items():
             rate = np.median([rates[name] for rates in rounds])
             times = np.median([rates["fastpg"] / rates[name] for rates in rounds])
-            version = importlib.metadata.version(distribution)
-            rows.append([str(lanes), f"{name} {version}", f"{rate:,.0f}", "" if name == "fastpg" else f"{times:.2f} x"])
+            library, _, fed = name.partition(" ")
+            label = f"{library} {importlib.metadata.version(distribution)} {fed}".strip()
+            rows.append([str(lanes), label, f"{rate:,.0f}", "1.00" if name == "fastpg" else f"{times:.2f}"])
     others = clock.cores_of_others()
     what = f"CartPole-v1, {T} steps a lane, {EPOCHS} epochs of {MINIBATCHES} minibatches"
     if cheetah:
         what = f"HalfCheetah-v4, {BATCH:,} steps, {CHEETAH['epochs']} epochs of minibatches of {CHEETAH['minibatch']}"
-    table = markdown(["environments", f"PPO, {what}", "steps/s", "fastpg is"], rows)
+    table = markdown(["environments", f"PPO, {what}", "steps/s", "fastpg, times that"], rows)
     return f"{table}\n\n{machine.sentence(machine.about(), others=others)}"
 
 
