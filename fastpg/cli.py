@@ -397,7 +397,7 @@ def bench(args: Bench) -> None:
     if args.json is not None and not args.json.parent.is_dir():  # say so now, not after minutes
         raise ValueError(f"--json is {args.json}, but there is no folder {args.json.parent}")
     testing = import_module("fastpg.testing")
-    print(testing.bench(None if args.json is None else str(args.json)))
+    testing.bench(None if args.json is None else str(args.json), tell=lambda line: print(line, flush=True))
 
 
 def selftest(args: Selftest) -> int:

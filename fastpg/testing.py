@@ -314,9 +314,25 @@ def _bench_rows() -> Iterator[dict[str, Any]]:
                     }
 
 
-def bench(json_path: str | None = None) -> str:
-    """Times every kernel against naive NumPy and copy bandwidth, equality checked first; the short form of `make bench`, as a table."""
-    rows = list(_bench_rows())
+def bench(json_path: str | None = None, tell: Callable[[str], object] | None = None) -> str:
+    """Times every kernel against naive NumPy and copy bandwidth, equality checked first; the short form of `make bench`, as a table.
+
+    tell is called with each line of the table as soon as it is known: all of it takes a minute or two.
+    """
+    lines = [f"{'kernel':34}{'shape':>14}{'dtype':>9}{'layout':>13}{'us':>10}{'x numpy':>9}{'of copy':>9}"]
+    rows = []
+    if tell is not None:
+        tell(lines[0])
+    for r in _bench_rows():
+        rows.append(r)
+        if r["library"] != "fastpg":
+            continue
+        lines.append(
+            f"{r['kernel']:34}{'x'.join(map(str, r['shape'])):>14}{r['dtype']:>9}{r['layout']:>13}"
+            f"{r['median_seconds'] * 1e6:>10.1f}{r['speedup_over_numpy']:>9.1f}{r['fraction_of_copy']:>9.2f}"
+        )
+        if tell is not None:
+            tell(lines[-1])
     if json_path:
         about = {
             "fastpg": fastpg.__version__,
@@ -325,11 +341,4 @@ def bench(json_path: str | None = None) -> str:
             "machine": platform.processor() or platform.machine(),
         }
         Path(json_path).write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
-    head = f"{'kernel':34}{'shape':>14}{'dtype':>9}{'layout':>13}{'us':>10}{'x numpy':>9}{'of copy':>9}"
-    lines = [
-        f"{r['kernel']:34}{'x'.join(map(str, r['shape'])):>14}{r['dtype']:>9}{r['layout']:>13}"
-        f"{r['median_seconds'] * 1e6:>10.1f}{r['speedup_over_numpy']:>9.1f}{r['fraction_of_copy']:>9.2f}"
-        for r in rows
-        if r["library"] == "fastpg"
-    ]
-    return "\n".join([head, *lines])
+    return "\n".join(lines)

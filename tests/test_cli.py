@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import fastpg
-from fastpg import cli
+from fastpg import cli, testing
 from fastpg.envs import make
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from fastpg.train import export, ppo, settings
@@ -743,3 +743,19 @@ def test_foreign_libraries_appear_only_in_adapters():
         assert not {"gymnasium", "matplotlib", "tqdm", "tyro"} & {name.partition(".")[0] for name in names}, path
         if path.parent.name in ("train", "envs") or path.name == "nets.py":
             assert not any(name.startswith(("fastpg.adapters", "fastpg.cli")) for name in names), path
+
+
+def test_bench_tells_each_line_as_soon_as_it_is_measured(monkeypatch, tmp_path):
+    told = []
+
+    def rows():
+        for k, (library, kernel) in enumerate([("numpy", "gae"), ("fastpg", "gae"), ("fastpg", "kl")]):
+            assert len(told) == max(k, 1)  # the head, then what came before; of NumPy's no line
+            of = {"kernel": kernel, "shape": (8, 8), "dtype": "float32", "layout": "rows", "library": library}
+            yield {**of, "median_seconds": 1e-6, "speedup_over_numpy": 2.0, "fraction_of_copy": 0.5}
+
+    monkeypatch.setattr(testing, "_bench_rows", rows)
+    table = testing.bench(str(tmp_path / "x.json"), told.append)
+    assert table == "\n".join(told)
+    assert [line.split()[0] for line in told] == ["kernel", "gae", "kl"]
+    assert len(json.loads((tmp_path / "x.json").read_text())["rows"]) == 3
