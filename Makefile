@@ -27,9 +27,9 @@ $(STAMP): $(SOURCES)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-# Other libraries that tests and benches compare with, three minutes; without them those are skipped.
+# Other libraries that tests and benches compare with or run in, three minutes; without them those are skipped.
 peers: $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,peers]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,peers,envpool,video]'
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -159,8 +159,9 @@ def policy_loss(
     old_log_prob: None where no ratio is read (reinforce, a2c, gpg).
     out: takes the gradient.
 
-    stats: tokens, sequences; approx_kl_k1, _k2, _k3 of KL(old || pi); clip_fraction_low, _high, of tokens where that bound binds against
-      A (cispo: at all), and _dual; killed_fraction, of tokens whose A is not 0 but whose gradient is; ratio_mean of r;
+    stats: tokens, sequences; approx_kl_k1, _k2, _k3 of KL(old || pi), the last from log r as it is held; clip_fraction_low, _high, of
+      tokens where that bound binds against A (cispo: at all), and _dual; killed_fraction, of tokens whose A is not 0 but whose gradient
+      is; ratio_mean of r;
       effective_sample_size = (sum r)^2 / sum r^2, Kong 1992; and ratio_quantile_q for each q in `quantile`
       (0 and 1: the extremes), which costs a sort.
 

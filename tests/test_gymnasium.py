@@ -574,6 +574,19 @@ def test_episodes_are_filmed(tmp_path):
     assert all(o.shape == (1, 4) for o in seen) and 12 <= len(seen) <= 24  # pushed one way, the pole falls in about 9
 
 
+def test_the_lake_that_is_not_slippery_is_filmed_though_its_id_is_our_own(tmp_path):
+    pytest.importorskip("moviepy")
+    pytest.importorskip("pygame")
+    seen, path = [], iter([2, 2, 1, 1, 1, 2])  # right, right, down, down, down, right: to the goal unless it slips
+
+    def act(observation):
+        seen.append(int(observation.argmax()))
+        return np.array([next(path)])
+
+    (film,) = record("fastpg/FrozenLakeNotSlippery-v1", act, tmp_path / "film")
+    assert film.stat().st_size > 1000 and seen == [0, 1, 2, 6, 10, 14]
+
+
 def test_a_film_of_an_episode_without_an_end_is_cut(tmp_path, monkeypatch):
     pytest.importorskip("moviepy")
     pytest.importorskip("pygame")

@@ -476,6 +476,8 @@ def record(
         raise ValueError(f"episodes is {episodes}; wanted 1 or more")
     require("moviepy", "video")
     wrappers, name = require("gymnasium.wrappers"), env_id.removeprefix("fastpg/").removeprefix("envpool:")
+    if env_id.startswith("fastpg/") and "NotSlippery" in name:  # an option there, an id of its own here
+        name, kwargs = name.replace("NotSlippery", ""), {"is_slippery": False, **kwargs}
     silent = ValueError(f"env_id is {env_id!r}, which does not render: it has no render_mode 'rgb_array'")
     try:
         inner = _make(name, render_mode="rgb_array", **kwargs)
