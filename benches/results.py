@@ -95,7 +95,7 @@ LEGEND = f"""\
 [settings.toml](../fastpg/train/settings.toml), and nothing chosen by hand: every seed counts, with the parameters at the end of
 its training. Settings were tuned on other seeds, but for those of fastpg/CartPole-v1 by PPO, which three of the ten helped to
 pick, and of HalfCheetah, where seed 0 did. Those of CartPole-v1 and Hopper (PPO), MountainCarContinuous (PPO, A2C) and Pendulum
-(TRPO) were tuned once more, on other seeds, after a seed of these had done badly. `mean` is over seeds of the mean return of
+(TRPO) were tuned again, on other seeds, after a seed of these had done badly. `mean` is over seeds of the mean return of
 100 episodes that take the most likely action, `s.e.` its standard error, sample standard deviation / sqrt(seeds), `worst` the
 lowest of them. `steps` are environment steps of one seed; `seconds` is its training on the wall, mean over seeds, while as many
 seeds trained as there are cores, one thread each; `solved` counts seeds whose last 100 training episodes reached the
