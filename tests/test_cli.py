@@ -108,11 +108,12 @@ def test_train_prints_for_people_too(tmp_path):
         assert words in done.stdout
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
-    command = [*COMMAND, "train", "fastpg/CartPole-v1", "--steps", "100000000", "--json"]
+@contextlib.contextmanager
+def training(*args, cwd):
+    """A fastpg train that has finished its first update, to be sent a signal."""
     with subprocess.Popen(
-        command,
-        cwd=tmp_path,
+        [*COMMAND, "train", *args],
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -120,9 +121,14 @@ def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         give_up = time.monotonic() + 60
-        while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+        while not list(cwd.glob("runs/*/metrics.jsonl")):
             assert process.poll() is None and time.monotonic() < give_up
             time.sleep(0.05)
+        yield process
+
+
+def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
+    with training("fastpg/CartPole-v1", "--steps", "100000000", "--json", cwd=tmp_path) as process:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.npz")
@@ -687,19 +693,8 @@ def test_a_run_folder_is_held_by_one_process(trained, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_seeds_end_with_the_process_that_started_them(number, code, tmp_path):
-    args = "train fastpg/CartPole-v1 --seeds 0:9 --steps 1000000000 --hidden 8".split()
-    with subprocess.Popen(
-        [*COMMAND, *args],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        give_up = time.monotonic() + 60
-        while not list(tmp_path.glob("runs/*/metrics.jsonl")):
-            assert process.poll() is None and time.monotonic() < give_up
-            time.sleep(0.05)
+    args = "fastpg/CartPole-v1 --seeds 0:9 --steps 1000000000 --hidden 8".split()
+    with training(*args, cwd=tmp_path) as process:
         process.send_signal(number)  # to it alone, not to those it started
         out, err = process.communicate(timeout=30)
     assert process.returncode == code and "Traceback" not in err
