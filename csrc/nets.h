@@ -113,7 +113,7 @@ static void F(multiply_narrow)(const REAL *a, ptrdiff_t n, const REAL *b, const 
 typedef struct {
     ptrdiff_t in, out, in_line, out_line;
     ptrdiff_t parameter, packed, transposed, hidden, sums; /* hidden: of what goes in, by row; nothing for x */
-    int narrow; /* few outputs: computed from the transpose */
+    int narrow; /* few outputs of the net: computed from the transpose, which leaves the rest of a line as it was */
     int turned; /* its gradient is summed as a transpose */
 } F(layer);
 
@@ -133,7 +133,7 @@ static F(net) F(net_of)(const int64_t *shape)
         l->in = shape[2 + k], l->out = shape[3 + k];
         l->in_line = F(whole_lines)(l->in), l->out_line = F(whole_lines)(l->out);
         l->turned = l->out_line * l->in > l->in_line * l->out;
-        l->narrow = l->turned && l->out <= 4;
+        l->narrow = k && k + 1 == net.layers && l->turned && l->out <= 4;
         l->parameter = net.parameters, l->packed = net.packed, l->hidden = net.hidden, l->sums = net.sums;
         l->transposed = l->packed + (l->in + 1) * l->out_line;
         net.parameters += (l->in + 1) * l->out;
@@ -204,7 +204,7 @@ static void F(net_forward)(const int64_t *shape, const REAL *packed, const REAL 
             const REAL *weight = packed + l->packed, *bias = weight + l->in * l->out_line;
             REAL *h = stack[k % 2];
             if (!last && hidden) h = hidden + l[1].hidden * rows + row * l->out_line;
-            if (l->narrow && k)
+            if (l->narrow)
                 F(multiply_narrow)(input, l->in_line, packed + l->transposed, bias, h, l->out_line, size, l->out);
             else
                 F(multiply)(input, input_row, 1, weight, l->out_line, l->in, bias, h, l->out_line, size, l->out_line);

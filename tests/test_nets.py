@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 
 import numpy as np
 import pytest
@@ -198,6 +199,26 @@ def test_every_size_on_every_instruction_set(units, dtype, tolerance, isa):
                 grad, grad_x = made.backward_input(x, upstream)
                 np.testing.assert_allclose(grad, by_parameter, rtol=tolerance, atol=tolerance * 10)
                 np.testing.assert_allclose(grad_x, by_x, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_what_the_buffers_held_before_changes_no_bit(layers, dtype, isa):
+    rng = np.random.default_rng(0)
+    for sizes in itertools.product((1, 3, 4, 8, 17), repeat=layers + 1):
+        made = net(sizes, dtype=dtype)
+        x, upstream = (rng.standard_normal((7, size)).astype(dtype) for size in (sizes[0], sizes[-1]))
+        results = []
+        for garbage in (0, np.nan):
+            for buffer in (made._packed, *made._buffer(7)):
+                buffer.fill(garbage)
+            y = made.forward(x).copy()
+            results.append([y, *(g.copy() for g in made.backward_input(x, upstream))])
+        for one, other in zip(*results, strict=True):
+            np.testing.assert_array_equal(other, one, err_msg=str(sizes))
+        y, by_parameter, by_x = layer_by_layer(made, x, upstream)
+        for one, formula in zip(results[0], (y, by_parameter, by_x), strict=True):
+            np.testing.assert_allclose(one, formula, rtol=3e-5, atol=3e-5, err_msg=str(sizes))
 
 
 def test_wide_nets_are_the_formula_too():

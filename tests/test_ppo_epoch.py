@@ -17,9 +17,9 @@ LR = {"policy": 0.01, "value": 0.03}
 MAX_NORM = 0.3
 
 
-def batch(space, M=900, seed=0):
+def batch(space, M=900, seed=0, hidden=(64, 33)):
     rng = np.random.default_rng(seed)
-    agent = Agent(3, space, (64, 33), rng)
+    agent = Agent(3, space, hidden, rng)
     agent.policy.parameter[...] += 0.2 * rng.standard_normal(len(agent.policy.parameter)).astype(np.float32)
     x = rng.standard_normal((M, 3)).astype(np.float32)
     z = agent.policy.forward(x)
@@ -54,10 +54,11 @@ def formula(agent, x, action, old, advantage, target, clip, entropy_weight):
     return grads, (policy_loss, value_loss, stats["approx_kl_k3"], clipped, *lengths, entropy)
 
 
+@pytest.mark.parametrize("hidden", [(64, 33), (8, 4), (3, 2, 1)], ids=str)
 @pytest.mark.parametrize("space", SPACES, ids=str)
 @pytest.mark.parametrize("m", [1, 7, 63, 64, 65, 128, 300, 800])
-def test_the_gradients_of_a_minibatch_are_those_of_the_formula(space, m, isa):
-    agent, *arrays, rng = batch(space)
+def test_the_gradients_of_a_minibatch_are_those_of_the_formula(space, m, hidden, isa):
+    agent, *arrays, rng = batch(space, hidden=hidden)
     rows = rng.permutation(len(arrays[0]))[:m]
     expected, expected_means = formula(agent, *(a[rows] for a in arrays), 0.2, 0.05)
     expected = {name: grad.copy() for name, grad in expected.items()}
