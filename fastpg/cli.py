@@ -117,6 +117,28 @@ class Info:
     json: bool = _option("print one JSON line", False)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come, which ends training as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within it SIGTERM raises Terminated here, and ends processes forked from here as it would without us."""
+    here = os.getpid()
+
+    def terminate(number: int, frame: object) -> None:
+        if os.getpid() == here:
+            raise Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Keeps a run folder for this process, which loses it however it ends; ValueError where another one has it."""
@@ -153,7 +175,7 @@ def train(args: Train) -> None:
         adapters.must_have(library, extra)  # say that it is missing now, not after training
     tqdm, matplotlib = import_module("fastpg.adapters.tqdm"), import_module("fastpg.adapters.matplotlib")
     env = adapters.make_env(args.env, config.lanes)
-    with contextlib.closing(env), contextlib.ExitStack() as stack:
+    with contextlib.closing(env), terminable(), contextlib.ExitStack() as stack:
         folder = args.resume or create_folder(args.runs, env.id, args.algo, config.seed)
         stack.enter_context(held(folder))
         run = Run(
@@ -176,8 +198,8 @@ def train(args: Train) -> None:
             # Lane n draws from seed + n: 20 apart, so that no run is judged by episodes of the next seed's.
             with contextlib.closing(adapters.make_env(args.env, 20)) as judge:
                 returns = evaluate(agent, judge, 100, seed=1_000_000 + 20 * config.seed)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(run.kept()) from None
+        except KeyboardInterrupt as stop:
+            raise type(stop)(run.kept()) from None
         except (OSError, ImportError):
             raise
         except Exception as error:
@@ -256,14 +278,6 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
     start = time.perf_counter()
     running: set[subprocess.Popen[str]] = set()
 
-    def tell(number: int) -> None:
-        for process in tuple(running):
-            process.send_signal(number)
-
-    def terminate(number: int, frame: object) -> None:
-        tell(number)  # or they would train on without us
-        raise SystemExit(128 + number)
-
     def one(seed: int) -> dict[str, Any] | None:
         options = [*argv, "--seeds", "", "--seed", str(seed), "--json"]  # the last of two equal options counts
         pipe = subprocess.PIPE
@@ -283,20 +297,17 @@ def train_seeds(args: Train, argv: Sequence[str]) -> int:
         )
         return result
 
-    before = signal.signal(signal.SIGTERM, terminate)
-    pool = ThreadPoolExecutor(min(cores, len(seeds)))
-    futures = [pool.submit(one, seed) for seed in seeds]
-    try:
-        all_results = [future.result() for future in futures]
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        begun = [future for future in futures if not future.cancelled()]
-        wait(begun, timeout=2)  # a terminal's Ctrl-C has reached them too, and they are saving; kill -INT has not
-        tell(signal.SIGINT)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-        signal.signal(signal.SIGTERM, before)
+    with terminable(), ThreadPoolExecutor(min(cores, len(seeds))) as pool:
+        futures = [pool.submit(one, seed) for seed in seeds]
+        try:
+            all_results = [future.result() for future in futures]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            begun = [future for future in futures if not future.cancelled()]
+            wait(begun, timeout=2)  # a terminal's Ctrl-C has reached them too, and they are saving; kill -INT has not
+            for process in tuple(running):  # or they would train on without us
+                process.terminate()
+            raise
     results = [result for result in all_results if result is not None]
     returns = np.array([result["mean_return"] for result in results])
     mean = float(returns.mean()) if results else None
@@ -507,7 +518,7 @@ def _parse_train(args: Sequence[str]) -> Train:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command. 0: fine, 1: the selftest or a seed failed, 2: something the user can mend, 130: interrupted.
+    """Runs one command. 0: fine, 1: the selftest or a seed failed, 2: something the user can mend, 130: interrupted, 143: terminated.
 
     141 is what a shell calls a program that wrote to a closed pipe: `head`, say, had seen enough.
     """
@@ -521,8 +532,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(end="", flush=True)  # what goes wrong with it should go wrong here
             return code
     except KeyboardInterrupt as stop:
-        print(f"\nfastpg: interrupted{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
-        return 130
+        terminated = isinstance(stop, Terminated)
+        how = "terminated" if terminated else "interrupted"
+        print(f"\nfastpg: {how}{f'; {stop}' if str(stop) else ''}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if terminated else signal.SIGINT)
     except BrokenPipeError:
         return 141
     except (*USERS, RuntimeError) as error:

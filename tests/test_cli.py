@@ -127,17 +127,15 @@ def training(*args, cwd):
         yield process
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_eval_plays(tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_and_kill_leave_a_checkpoint_that_eval_plays(number, code, tmp_path):
     with training("fastpg/CartPole-v1", "--steps", "100000000", "--json", cwd=tmp_path) as process:
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=60)
     (checkpoint,) = tmp_path.glob("runs/*/checkpoint.npz")
-    assert process.returncode == 130 and out == "" and "Traceback" not in err
-    folder = checkpoint.parent.relative_to(tmp_path)
-    assert (
-        f"interrupted; checkpoint of step {json.loads(np.load(checkpoint)['about'].item())['steps']:,} in {folder}"
-        in err
-    )
+    assert process.returncode == code and out == "" and "Traceback" not in err
+    folder, steps = checkpoint.parent.relative_to(tmp_path), json.loads(np.load(checkpoint)["about"].item())["steps"]
+    assert f"{'interrupted' if code == 130 else 'terminated'}; checkpoint of step {steps:,} in {folder}" in err
     assert f"go on with fastpg train --resume {folder}" in err
     told = fastpg_("eval", str(checkpoint), "--episodes", "3", "--json", cwd=tmp_path)
     assert told.returncode == 0 and json.loads(told.stdout)["trained_steps"] > 0
@@ -702,11 +700,7 @@ def test_seeds_end_with_the_process_that_started_them(number, code, tmp_path):
     assert 9 > out.count("FAILED") >= len(folders) > 0
     for folder in folders:
         with cli.held(folder):  # nobody trains in it any more
-            assert (
-                number == signal.SIGTERM
-                or not (folder / "metrics.jsonl").exists()
-                or (folder / "checkpoint.npz").exists()
-            )
+            assert not (folder / "metrics.jsonl").exists() or (folder / "checkpoint.npz").exists()
 
 
 @pytest.mark.parametrize("again", [[], ["--tensorboard"]])
