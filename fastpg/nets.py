@@ -10,7 +10,7 @@ So clipping, Adam and a checkpoint each handle one array.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -190,6 +190,35 @@ class MLP:
         """As backward, and d loss / d x of shape (rows, sizes[0])."""
         return self._grad, self._backward(x, grad_output, True)
 
+    def linearize(self, x: Array) -> Callable[[Array], Array]:
+        """v -> J v of shape (rows, sizes[-1]): how fast y at x changes as the parameters, as they are now, move along v, like parameter.
+
+        dh_0 = 0,   dh_k = (dh_{k-1} W_k + h_{k-1} dW_k + db_k) f'(h_k)
+
+        It may be called again and again, whatever the net has done since. Forward mode: Wengert 1964
+        """
+        x, weights, last = self._checked("x", x, self.sizes[0]), [w.copy() for w in self.weight], len(self.weight) - 1
+        h = _BlasLayers(self, [], []).activations(x)
+        slopes = [self._slope(h[k + 1]) for k in range(last)]
+
+        def change(vector: Array) -> Array:
+            if vector.shape != self.parameter.shape:
+                raise ValueError(f"vector has shape {vector.shape}, but the parameter has {self.parameter.shape}")
+            dh: Array | None = None
+            for k, (dw, db) in enumerate(zip(*self._views(vector), strict=True)):
+                d = h[k] @ dw
+                d += db
+                if dh is not None:
+                    d += dh @ weights[k]
+                dh = d if k == last else d * slopes[k]
+            return dh  # type: ignore[return-value]
+
+        return change
+
+    def _slope(self, h: Array) -> Array:
+        """f' where f gave h."""
+        return 1 - h * h if self.activation == "tanh" else h > 0
+
     def _backward(self, x: Array, grad_output: Array, inputs: bool) -> Array:
         x = self._checked("x", x, self.sizes[0])
         grad_output = self._checked("grad_output", grad_output, self.sizes[-1])
@@ -221,6 +250,10 @@ class _BlasLayers:
         return self._buffers[rows]
 
     def forward(self, x: Array) -> Array:
+        return self.activations(x)[-1]
+
+    def activations(self, x: Array) -> list[Array]:
+        """x and what each layer makes of it."""
         net, (hidden, _) = self.net, self._buffer(len(x))
         for k, h in enumerate(hidden):
             np.matmul(hidden[k - 1] if k else x, net.weight[k], out=h)
@@ -230,7 +263,7 @@ class _BlasLayers:
                     np.tanh(h, out=h)
                 else:
                     np.maximum(h, 0, out=h)
-        return hidden[-1]
+        return [x, *hidden]
 
     def backward(self, x: Array, d: Array, inputs: bool) -> Array:
         """The gradient of x, which only with inputs is right."""
@@ -241,11 +274,8 @@ class _BlasLayers:
             if k or inputs:
                 np.matmul(d, net.weight[k].T, out=grad[k])
             if k:
-                h, d = hidden[k - 1], grad[k]
-                if net.activation == "tanh":
-                    d *= 1 - h * h
-                else:
-                    d *= h > 0
+                d = grad[k]
+                d *= net._slope(hidden[k - 1])
         return grad[0]
 
 

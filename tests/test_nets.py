@@ -64,6 +64,30 @@ def test_backward_is_the_derivative_of_forward(sizes, activation):
         np.testing.assert_allclose(expected, difference, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("sizes", [*SIZES, (3, WIDEST + 1, 2)])
+def test_linearize_is_how_y_changes_along_a_vector(sizes, activation):
+    rng = np.random.default_rng(4)
+    made = MLP(sizes, rng=rng, activation=activation, dtype=np.float64, extra=2)
+    x, upstream = rng.standard_normal((6, sizes[0])), rng.standard_normal((6, sizes[-1]))
+    vector, other = rng.standard_normal((2, len(made.parameter)))
+    change, theta = made.linearize(x), made.parameter.copy()
+    ends = []
+    for h in (1e-6, -1e-6):
+        made.parameter[...] = theta + h * vector
+        ends.append(made.forward(x).copy())
+    made.parameter[...] = theta
+    np.testing.assert_allclose(change(vector), (ends[0] - ends[1]) / 2e-6, rtol=1e-6, atol=1e-8)
+    made.forward(x)
+    by_parameter = made.backward(x, upstream)  # <J v, u> = <v, J^T u>
+    assert np.vdot(change(vector), upstream) == pytest.approx(np.vdot(vector, by_parameter), rel=1e-10)
+    before = change(other).copy()
+    made.parameter[...] = 0  # it is of the parameters as they were
+    assert np.array_equal(change(other), before)
+    with pytest.raises(ValueError, match="vector has shape"):
+        change(vector[1:])
+
+
 def test_float32_net_is_the_float64_net_rounded():
     wide, narrow = net((4, 64, 64, 2)), net((4, 64, 64, 2), dtype=np.float32)
     x = np.random.default_rng(2).standard_normal((100, 4))

@@ -31,6 +31,7 @@ class Net(Protocol):
 
     forward(x (M, inputs)) -> (M, outputs), valid until the next call. backward, called after forward of the same x, answers
     d loss / d parameter from d loss / d output (M, outputs) and d loss / d extra, None for 0. A policy has head.size outputs, a value one.
+    A policy may give linearize(x) -> (v -> J v) too, as MLP does, for TRPO's Fisher information.
     """
 
     parameter: Array
