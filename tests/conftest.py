@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fastpg import _core
+
+# A busy machine is no defect.
+settings.register_profile("fastpg", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fastpg")
 
 
 @pytest.fixture(params=_core.isas())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import fastpg
@@ -351,7 +351,6 @@ def test_otherwise_nan_and_inf_reach_their_own_group_and_no_other(bad, kind, rng
 # --- what may not matter
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_other_names_for_the_groups_change_no_bit(data):
     m = data.draw(st.integers(0, 30))
@@ -376,7 +375,6 @@ def test_other_names_for_the_groups_change_no_bit(data):
             np.testing.assert_array_equal(group_advantage(reward, form, kind, **keywords), first)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32), st.sampled_from(GROUP_KINDS), st.sampled_from(["f4", "f8"]))
 def test_what_masked_samples_hold_changes_no_bit(seed, kind, dtype):
     rng = np.random.default_rng(seed)

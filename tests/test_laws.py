@@ -359,7 +359,7 @@ def batches(draw):
     return arrays, gamma, lambda_
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(batches(), st.sampled_from(sorted(ESTIMATES)))
 def test_any_batch_equals_the_specification_and_several_lanes_bit_for_bit(given_batch, name):
     arrays, gamma, lambda_ = given_batch
@@ -372,7 +372,7 @@ def test_any_batch_equals_the_specification_and_several_lanes_bit_for_bit(given_
     assert compare(getattr(fastpg, name)(**arguments), wanted, case.near(wanted.shape)) == ""
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     hnp.arrays(np.float64, hnp.array_shapes(min_dims=2, max_dims=2, max_side=90), elements=st.floats(-600, 600)),
     st.integers(0, 2**32 - 1),

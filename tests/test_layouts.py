@@ -206,7 +206,7 @@ def test_what_a_masked_step_holds_changes_no_bit(case, mode, layout, rng):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_padding_a_packed_batch_changes_nothing(data):
     """Sequences packed, padded to one width, and interleaved in any order: the same estimates."""
     lengths = data.draw(st.lists(st.integers(0, 12), min_size=1, max_size=6))

@@ -120,7 +120,7 @@ def test_whiten_agrees_with_torch(rng):
 
 @DTYPES
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_equal_items_whiten_to_exactly_0(dtype, data):
     big = 1e150 if dtype is np.float64 else float(np.finfo(np.float32).max)
     c = data.draw(st.floats(-big, big, width=32 if dtype is np.float32 else 64))
@@ -146,7 +146,7 @@ def test_rounding_never_makes_a_sum_of_squares_negative():
 
 @DTYPES
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_masked_slots_change_no_bit_and_are_0(dtype, data):
     shape = data.draw(hnp.array_shapes(max_dims=3, max_side=6, min_side=0))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))

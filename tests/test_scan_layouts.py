@@ -165,7 +165,7 @@ def test_scan_takes_next_value_in_full_and_as_one_row_and_leaves_it_alone(layout
             assert_same("gae", found, specified("gae", arguments, **keywords))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_cut_and_any_mask_of_a_packed_batch_is_the_specification(data):
     lengths = data.draw(st.lists(st.integers(0, 6), max_size=6))
@@ -180,7 +180,7 @@ def test_any_cut_and_any_mask_of_a_packed_batch_is_the_specification(data):
         assert_same(name, run(name, arguments, **layout), specified(name, arguments, **layout))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_interleaving_is_the_specification(data):
     ids = data.draw(st.lists(st.integers(0, 4), max_size=20))
