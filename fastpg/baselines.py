@@ -37,7 +37,8 @@ def mean_baseline(
       b = sum_i w_i G_i / sum_i w_i
 
     Its own return ties b to the action: of n items alike, the gradient comes out (1 - 1/n) times too small, in the same direction.
-    Williams 1992, sec. 4, doi:10.1007/BF00992696. The constant of least variance is another: `optimal_baseline`
+    Williams 1992, sec. 4, doi:10.1007/BF00992696, whose average leaves out the current return. The constant of least variance is
+    another: `optimal_baseline`
 
     returns of any shape, float32 or float64; mask the same shape, bool; weight the same shape and dtype, from 0 up.
 
@@ -104,7 +105,7 @@ def optimal_baseline(
 
     It minimises E[|grad log pi|^2 (G - b)^2], the part of the variance that b moves. Where all scores are 0 every b is optimal, and 0
     is returned. Estimated from the batch it is used on, it depends on the actions, like `mean_baseline`.
-    Greensmith, Bartlett and Baxter 2004, sec. 4, JMLR 5; Weaver and Tao 2001, arXiv:1301.2315
+    Greensmith, Bartlett and Baxter 2004, JMLR 5, 1471-1530; Weaver and Tao 2001, arXiv:1301.2315
 
     returns of any shape, float32 or float64; score_squared the same shape and dtype, from 0 up: for a softmax over logits, with
     respect to them, 1 - 2 pi(a) + sum_k pi(k)^2. mask the same shape, bool. One b for each index of the axes kept.

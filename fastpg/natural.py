@@ -134,7 +134,7 @@ def natural_gradient(
 
     Stops after `iterations` steps, or once |grad - (F + damping I) x| <= tolerance |grad|. Stopping early is no failure: every iterate
     from 0 is a direction of descent, the best in its Krylov space. grad = 0 gives 0.
-    Kakade 2001; Schulman et al. 2015, appendix C, arXiv:1502.05477; by scipy.sparse.linalg.cg
+    Kakade 2001; Schulman et al. 2015, appendix C, arXiv:1502.05477, both without damping; by scipy.sparse.linalg.cg
 
     fisher_vector_product: v (P,) -> (P,), symmetric and positive semidefinite; grad (P,). Returns (P,). A grad or a product that is
     not finite is a ValueError.

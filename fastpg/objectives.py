@@ -120,18 +120,18 @@ def policy_loss(
                           delta: min(r, delta) in the first term                [None] INTELLECT-2 2025, arXiv:2505.07291
                           level="sequence": s_t as in gspo for r                ["token"]
       ppo_kl              -r A + beta (r - 1 - log r)                           [1.0] Schulman et al. 2017, eq. 8, KL(old || pi) by k3
-      gspo                ppo with s_t = sg(s) pi / sg(pi) for r                [3e-4, 4e-4] Zheng et al. 2025, eq. 5, 7, arXiv:2507.18071
+      gspo                ppo with s_t = sg(s) pi / sg(pi) for r                [3e-4, 4e-4] Zheng et al. 2025, eq. 7, 14, arXiv:2507.18071
       luspo               gspo times the sequence's tokens                      [2e-3, 2.5e-3] Liu et al. 2026, arXiv:2602.05261
       cispo               -sg(clip(r, 1 - clip_low, 1 + clip_high)) A log pi    [1, 4] MiniMax 2025, eq. 4-5, arXiv:2506.13585
       sapo                -(4 / tau) sigmoid(tau (r - 1)) A                     [tau_pos 1 at A > 0, else tau_neg 1.05] arXiv:2511.20347
       gmpo                -mean(A) exp(mean of clipped log r)                   [0.4, 0.4 of log r] Zhao et al. 2025, arXiv:2507.20673
-      dppo_tv             -sg(min(r, ratio_cap)) A log pi, 0 where pi - old     [0.2, 0.2, ratio_cap 20] arXiv:2602.04879, eq. 13
-                          leaves [-clip_low, clip_high] in A's direction
-      dppo_kl             the same by KL of the pair (token, not token)         [0.05, 0.05, 20, eps 1e-8] ibid., eq. 14
+      dppo_tv             -sg(min(r, ratio_cap)) A log pi, 0 where pi - old     [0.2, 0.2, ratio_cap 20] Qi et al. 2026, eq. 12,
+                          leaves [-clip_low, clip_high] in A's direction        arXiv:2602.04879; the cap and sg are of their code
+      dppo_kl             the same by KL of the pair (token, not token)         [0.05, 0.05, 20, eps 1e-8] ibid.
       clip_cov            ppo, less a random `fraction` of the tokens whose     [fraction 2e-4, cov_low 1, cov_high 5] Cui et al. 2025,
-                          (A - mean A)(log pi - mean log pi) is in (low, high)  arXiv:2505.22617; draws from `rng`
-      kl_cov              -r A + beta |log r| at the `fraction` of tokens whose [fraction 2e-4, beta 1] ibid.
-                          covariance is largest
+                          (A - mean A)(log pi - mean log pi) is in (low, high)  eq. 10-12, ppo for -r A, arXiv:2505.22617; draws from `rng`
+      kl_cov              -r A + beta |log r| at the `fraction` of tokens whose [fraction 2e-4, beta 1] ibid., eq. 13-14, with |log r|,
+                          covariance is largest                                 as their code has it, for KL(old || pi)
       vespo               -sg(W^k exp(lambda (1 - W))) A log pi, W = product    [k_pos 2, lambda_pos 3 at A >= 0, else k_neg 3,
                           of r and of weight over the sequence                  lambda_neg 2] arXiv:2602.10693
       dro                 -A log pi + beta / 2 (log r)^2                        [0.05] Richemond et al. 2024, arXiv:2405.19107
@@ -252,7 +252,7 @@ def kl_estimate(
       straight_through    k          x, the gradient of k2, whatever the bounds
       score               k          k' + k, with the score of pi itself: the unbiased gradient of E[k] on samples of pi
       importance          r k        r (k' + k), r = exp(log_prob - old_log_prob) on samples of old, held to [-20, 20] as in policy_loss
-                                     Shah et al. 2025, arXiv:2506.09477; DeepSeek-V3.2 2025, arXiv:2512.02556
+                                     Tang and Munos 2025, arXiv:2506.09477; DeepSeek-V3.2 2025, arXiv:2512.02556
 
     log_ratio_bound: x is held in [-bound, bound] first.    clip: the value is held in [-clip, clip] at the end.    None: no bound.
     bound_gradient: where a bound binds, "saturate" takes the gradient at the bound, so a far policy is still pulled back; "zero" is the

@@ -83,7 +83,7 @@ def total_return(
       R = sum_k gamma^k r[t0 + k],    t0 the episode's first step in the buffer, the sum to its last step there
 
     Nothing is added for what lies beyond the buffer or a truncation. With gamma per step, gamma[t] discounts all after step t.
-    Schulman et al. 2016, sec. 2, expression 1, arXiv:1506.02438; Williams 1992, doi:10.1007/BF00992696
+    Schulman et al. 2016, sec. 2, expression 1, arXiv:1506.02438; Williams 1992, sec. 5, doi:10.1007/BF00992696
 
     reward (T,) or (T, N), float32 or float64; terminated, truncated the same shape, bool. Returns the shape and dtype of reward.
 
@@ -148,7 +148,7 @@ def td_residual(
       delta[t] = r[t] + gamma (1 - terminated[t]) v'[t] - v[t]
 
     v'[t] is the value of the state that step t led to, before any reset.
-    Schulman et al. 2016, sec. 2, expression 6 and eq. 10, arXiv:1506.02438; Sutton and Barto 2018, eq. 6.5
+    Schulman et al. 2016, sec. 2, expression 6 and eq. 11, arXiv:1506.02438; Sutton and Barto 2018, eq. 6.5
 
     Arrays (T,) or (T, N), float32 or float64, flags bool; next_value also (N,). Returns the shape and dtype of reward.
 
@@ -215,7 +215,7 @@ def gae_and_return(
       A[t] as in gae,    R[t] = A[t] + v[t]
 
     R is the lambda-return of the trajectory.
-    Schulman et al. 2016, eq. 16 and 28, arXiv:1506.02438
+    Schulman et al. 2016, eq. 16 and the footnote to eq. 28, arXiv:1506.02438
 
     Arrays as in gae. Returns (advantage, returns), each of the shape and dtype of reward.
 
@@ -328,7 +328,8 @@ def vtrace(
     with rho = min(clip_rho, pi/mu), c = lambda min(clip_c, pi/mu), log_ratio[t] = log pi(a_t|s_t) - log mu(a_t|s_t).
     With alpha below 1 both are leaky: rho = (1 - alpha) pi/mu + alpha min(clip_rho, pi/mu), c likewise. pg never reads across the end
     of an episode. A clip may be inf.
-    Espeholt et al. 2018, eq. 1 and sec. 4.2, Remark 1, arXiv:1802.01561
+    Espeholt et al. 2018, eq. 1, remarks 1 and 2 and sec. 4.2, arXiv:1802.01561, where pg has target[t+1] whatever lambda is: the lambda in
+    pg is rlax's. alpha: Zahavy et al. 2020, arXiv:2002.12928
 
     Arrays (T,) or (T, N), float32 or float64, flags bool; next_value also (N,). Returns (target, pg_advantage), each of the shape and
     dtype of reward.
@@ -376,7 +377,7 @@ def retrace(
       c[t] = lambda min(1, pi(a_t|s_t) / mu(a_t|s_t)),    log_ratio = log pi - log mu
 
     q_value[t] is Q(s_t, a_t); next_value[t] is the expectation of Q(s', a) over pi in the state s' that step t led to, before any reset.
-    Munos et al. 2016, eq. 3 and sec. 3, arXiv:1606.02647
+    Munos et al. 2016, eq. 3 and table 1, arXiv:1606.02647
 
     Arrays (T,) or (T, N), float32 or float64, flags bool; next_value in full. Returns the shape and dtype of reward.
 
@@ -566,7 +567,8 @@ def psi(
       gae             an estimate of A(s_t, a_t)
       td_residual     r[t] + gamma v'[t] - v[t]
 
-    Arguments that a kind does not need are ignored. Schulman et al. 2016, sec. 2, expressions 1 to 6, arXiv:1506.02438
+    Arguments that a kind does not need are ignored.
+    Schulman et al. 2016, sec. 2, expressions 1 to 6, there without gamma, arXiv:1506.02438
 
     Arrays as in gae. Returns the shape and dtype of reward.
 

@@ -63,7 +63,7 @@ def token_reward(
 
       r[b,t] = -coef kl[b,t] + [t is the last token of b] clip(reward[b])
 
-    Ziegler et al. 2019, sec. 2.2, arXiv:1909.08593; Ouyang et al. 2022, sec. 3.5, arXiv:2203.02155
+    Ziegler et al. 2019, sec. 2, arXiv:1909.08593; for each token, Ouyang et al. 2022, sec. 3.5, arXiv:2203.02155
 
     reward (B,), clipped to (low, high) if `clip` is given; NaN stays NaN. kl: an estimate of KL at each token, of the dtype of reward, such
     as log pi - log ref; None is none. mask (B, T), or packed tokens with B + 1 offsets (and a mask (L,), if wanted): the last token is the

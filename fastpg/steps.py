@@ -95,7 +95,7 @@ def td_residual(
 
         delta[t] = r[t] + gamma (1 - terminated[t]) v'[t] - v[t]
 
-    Schulman et al. 2016, eq. 10, arXiv:1506.02438; Sutton & Barto 2018, eq. 6.5
+    Schulman et al. 2016, eq. 11, arXiv:1506.02438; Sutton & Barto 2018, eq. 6.5
 
     >>> td_residual(1.0, 2.0, 4.0, False, False, 0.5), td_residual(1.0, 2.0, 4.0, True, False, 0.5)
     (1.0, -1.0)
@@ -142,7 +142,7 @@ def gae_and_return(
 
         A[t] = gae,   R[t] = A[t] + v[t]
 
-    Schulman et al. 2016, eq. 16, arXiv:1506.02438
+    Schulman et al. 2016, eq. 16 and the footnote to eq. 28, arXiv:1506.02438
 
     >>> gae_and_return(8.0, 1.0, 2.0, 4.0, False, False, 0.5, 0.5)
     (3.0, 5.0)
@@ -249,7 +249,8 @@ def vtrace(
 
     ratio = exp(log_ratio) = pi / mu; rho = (1 - alpha) ratio + alpha min(clip_rho, ratio); c = lambda times the same with clip_c.
     The carry is x.
-    Espeholt et al. 2018, eq. 1 and section 4.2, arXiv:1802.01561; alpha below 1: leaky V-trace, Zahavy et al. 2020, arXiv:2002.12928
+    Espeholt et al. 2018, eq. 1, remarks 1 and 2 and section 4.2, arXiv:1802.01561, where pg has target[t+1] whatever lambda is: the
+    lambda in pg is rlax's; alpha below 1: leaky V-trace, Zahavy et al. 2020, arXiv:2002.12928
 
     >>> vtrace(2.0, 1.0, 2.0, 4.0, 0.0, False, False, 0.5)
     (2.0, (4.0, 2.0))
@@ -282,7 +283,7 @@ def retrace(
         x[t] = lambda min(1, exp(log_ratio[t])) (G[t] - q[t])
 
     v' is the expected value of the next state under the target policy, sum_a pi(a) q(a). The carry is x.
-    Munos et al. 2016, eq. 3 and 4, arXiv:1606.02647
+    Munos et al. 2016, eq. 3 and table 1, arXiv:1606.02647
 
     >>> retrace(2.0, 1.0, 2.0, 4.0, 0.0, False, False, 0.5, 0.5)
     (1.0, (4.0,))
@@ -334,7 +335,7 @@ def tree_backup(
         G[t] = r[t] + gamma ((1 - terminated[t]) v'[t] + (1 - ended[t]) x[t+1]),   x[t] = lambda pi(a_t) (G[t] - q[t])
 
     log_prob = log pi(a_t) of the target policy, v' = sum_a pi(a) q(a) of the next state. The carry is x.
-    Precup et al. 2000; Sutton & Barto 2018, eq. 7.16
+    Precup et al. 2000; Sutton & Barto 2018, eq. 7.16; Munos et al. 2016, table 1, arXiv:1606.02647
 
     >>> tree_backup(2.0, 1.0, 2.0, 4.0, 0.0, False, False, 0.5, 0.5)
     (1.0, (4.0,))
@@ -395,7 +396,7 @@ def categorical_sample(logits: NDArray[Any], uniform: float) -> int:
 
         a = min {k : sum_{j <= k} exp(logits[j]) > uniform sum_j exp(logits[j])}
 
-    The inequality is strict: an action of probability 0 is never drawn. Devroye 1986, section III.2.1
+    The inequality is strict: an action of probability 0 is never drawn. Devroye 1986, section III.2
     ValueError where no action is possible, and where a logit is NaN or +inf.
 
     >>> import numpy as np
@@ -442,7 +443,7 @@ def categorical_log_prob_grad(logits: NDArray[Any], action: int, weight: float, 
 
         out[k] = weight ((k = action) - pi(k)),   pi = softmax(logits);   0 where logits[k] = -inf
 
-    Williams 1992, section 5; Sutton & Barto 2018, eq. 13.9
+    Sutton & Barto 2018, eq. 13.9 for a logit per action; Williams 1992, eq. 7 for two actions
     `out` may be `logits`. ValueError as categorical_log_prob.
 
     >>> import numpy as np

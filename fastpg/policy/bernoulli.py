@@ -49,7 +49,7 @@ def log_prob_grad(
 
       g[i, d] = weight[i] (a[i, d] - p[i, d]),    p = 1 / (1 + exp(-logits))
 
-    0 at illegal bits. Williams 1992, sec. 4 (Bernoulli-logistic units), doi:10.1007/BF00992696
+    0 at illegal bits. Williams 1992, eq. 7 (Bernoulli-logistic units), doi:10.1007/BF00992696
 
     logits, action (M, D); weight (M,), the dtype of logits. Returns (M, D).
 
@@ -94,7 +94,7 @@ def kl(logits: ArrayLike, other: ArrayLike, legal: ArrayLike | None = None, *, o
 
       KL(p || q) = sum_d p log(p / q) + (1 - p) log((1 - p) / (1 - q)),    0 log 0 = 0
 
-    inf where p allows a value that q does not. Kullback and Leibler 1951, eq. 2.4
+    inf where p allows a value that q does not. Kullback and Leibler 1951, sec. 2, doi:10.1214/aoms/1177729694
 
     logits, other (M, D). Returns (M,).
 

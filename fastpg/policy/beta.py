@@ -42,7 +42,7 @@ def log_prob(
       log pi(a) = sum_d ((alpha[d] - 1) log x[d] + (beta[d] - 1) log(1 - x[d]) - log B(alpha[d], beta[d]) - log(high[d] - low[d]))
       x = (a - low) / (high - low),    0 log 0 = 0
 
-    An action at a bound gives -inf where its concentration is above 1 and inf where it is below. Chou et al. 2017, eq. 10
+    An action at a bound gives -inf where its concentration is above 1 and inf where it is below. Chou et al. 2017
 
     alpha, beta, action (M, D). Returns (M,).
 
@@ -79,7 +79,7 @@ def log_prob_grad(
       d / d alpha:   g[i, d] = weight[i] (log x - digamma(alpha) + digamma(alpha + beta))
       d / d beta:    g[i, d] = weight[i] (log(1 - x) - digamma(beta) + digamma(alpha + beta))
 
-    0 where the weight is 0, infinite at a bound otherwise: `sample` never draws one. Chou et al. 2017, sec. 4
+    0 where the weight is 0, infinite at a bound otherwise: `sample` never draws one. Chou et al. 2017
 
     alpha, beta, action (M, D); weight (M,), the dtype of alpha. Returns (M, D) twice.
 
@@ -161,7 +161,7 @@ def kl(
       KL(p || q) = sum_d (log B(alpha', beta') - log B(alpha, beta) + (alpha - alpha') (digamma(alpha) - digamma(alpha + beta))
                           + (beta - beta') (digamma(beta) - digamma(alpha + beta))),    ' marks the other
 
-    Kullback and Leibler 1951, eq. 2.4
+    Kullback and Leibler 1951, sec. 2, doi:10.1214/aoms/1177729694
 
     alpha, beta, other_alpha, other_beta (M, D). Returns (M,).
 

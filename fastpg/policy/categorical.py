@@ -49,7 +49,7 @@ def log_prob_grad(
 
       g[i, a] = weight[i] (1{a = action[i]} - pi(a))
 
-    0 at illegal actions. Williams 1992, sec. 4, doi:10.1007/BF00992696; Sutton and Barto 2018, sec. 13.3
+    0 at illegal actions. Sutton and Barto 2018, eq. 13.9 for a logit per action; Williams 1992, eq. 7 for two, doi:10.1007/BF00992696
 
     logits (M, A); action (M,) integers in [0, A); weight (M,), the dtype of logits. Returns (M, A).
 
@@ -94,7 +94,7 @@ def kl(logits: ArrayLike, other: ArrayLike, legal: ArrayLike | None = None, *, o
 
       KL(p || q) = sum_a p(a) (log p(a) - log q(a)),    p = softmax(logits), q = softmax(other), 0 where p(a) = 0
 
-    inf where p allows an action that q does not. Kullback and Leibler 1951, eq. 2.4
+    inf where p allows an action that q does not. Kullback and Leibler 1951, sec. 2, doi:10.1214/aoms/1177729694
 
     logits, other (M, A). Returns (M,).
 
@@ -136,7 +136,7 @@ def sample(logits: ArrayLike, rng: np.random.Generator, legal: ArrayLike | None 
 
       a = min { a : pi(0) + ... + pi(a) > u },    u uniform in [0, 1)
 
-    An action of probability 0 is never drawn. NaN or inf in a row is a ValueError. Devroye 1986, sec. III.2.1
+    An action of probability 0 is never drawn. NaN or inf in a row is a ValueError. Devroye 1986, sec. III.2
 
     logits (M, A); rng a numpy.random.Generator, advanced by M draws. Returns (M,) int64.
 

@@ -122,7 +122,8 @@ def kl(
 
       KL(p || q) = sum_d (exp(t) - 1 - t + d^2) / 2,    t = 2 (log_std - other_log_std), d = (mean - other_mean) / exp(other_log_std)
 
-    exp(t) - 1 - t keeps its digits near 0, where small steps of a policy lie. Kullback and Leibler 1951, eq. 2.4
+    exp(t) - 1 - t keeps its digits near 0, where small steps of a policy lie.
+    Kullback and Leibler 1951, sec. 2, doi:10.1214/aoms/1177729694
 
     mean, other_mean (M, D); log_std, other_log_std (M, D) or (D,). Returns (M,).
 

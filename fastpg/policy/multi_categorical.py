@@ -142,7 +142,7 @@ def kl(
 
       KL(p || q) = sum_k KL(p_k || q_k)
 
-    inf where p allows an option that q does not. Kullback and Leibler 1951, theorem 3.1
+    inf where p allows an option that q does not. Kullback and Leibler 1951, doi:10.1214/aoms/1177729694: additive over what is independent
 
     logits, other (M, S). Returns (M,).
 

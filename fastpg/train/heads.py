@@ -264,7 +264,7 @@ class SquashedGaussian(Gaussian):
 class Beta:
     """A bounded Box: a beta distribution over each side, alpha and beta 1 + softplus of the net's outputs, so that it has one peak.
 
-    Chou, Maturana and Scherer 2017, sec. 4, proceedings.mlr.press/v70/chou17a
+    Chou, Maturana and Scherer 2017, proceedings.mlr.press/v70/chou17a
     """
 
     extra, extra_start = 0, 0.0
