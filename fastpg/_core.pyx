@@ -409,8 +409,8 @@ def run_rows(str kernel, tuple args, object out):
                 for other in args + outs[:filled]:
                     if cnp.PyArray_Check(other) and overlap(<cnp.ndarray>arg, <cnp.ndarray>other):
                         return None
-                if summed:
-                    cnp.PyArray_FILLWBYTE(<cnp.ndarray>arg, 0)
+                if summed or cnp.PyArray_STRIDE(<cnp.ndarray>arg, 0) == 0:  # added to; one row with a new axis has stride 0, too
+                    cnp.PyArray_FillWithScalar(<cnp.ndarray>arg, 0)
             shared[i] = summed
             made = arg if filled == 0 else (made, arg) if filled == 1 else (*made, arg)
             filled += 1

@@ -882,6 +882,28 @@ def test_out_takes_every_shape_and_whatever_the_arguments_are_made_of(lead, form
     )
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("place", ["every other", "backwards", "one row with a new axis"])
+def test_gradients_of_a_shared_log_std_go_to_any_strides_and_nowhere_else(place, rows, rng):
+    mean, action = rng.standard_normal((2, rows, D))
+    log_std, weight = rng.standard_normal(D), rng.standard_normal(rows)
+    memory = np.full(4 * D, np.nan)
+    by_log_std = {"every other": memory[D : 3 * D : 2], "backwards": memory[2 * D : D : -1]}.get(place)
+    if by_log_std is None:
+        by_log_std, mean, action, weight = memory[None, D : 2 * D], mean[:1], action[:1], weight[:1]
+        log_std = log_std[None]
+    others = np.ones(len(memory), bool)
+    others[(np.arange(D) * by_log_std.strides[-1] + by_log_std.ctypes.data - memory.ctypes.data) // 8] = False
+    for function, arguments in (
+        (gaussian.log_prob_grad, (mean, log_std, action, weight)),
+        (gaussian.kl_grad, (mean, log_std, action, log_std / 2, weight)),
+    ):
+        memory[:] = np.nan
+        function(*arguments, out=(np.empty_like(mean), by_log_std))
+        np.testing.assert_array_equal(by_log_std, function(*arguments)[1])
+        assert np.isnan(memory[others]).all()
+
+
 def test_inputs_are_left_alone(rng):
     for policy in (bernoulli, beta, gaussian, multi_categorical, squashed_gaussian):
         for name in policy.__all__:
