@@ -173,6 +173,19 @@ def test_row_kernels_read_any_strides_and_any_leading_shape(case, rng):
             assert compare(g.reshape(w.shape), w, 0) == ""
 
 
+@pytest.mark.parametrize("case", WITH_OUT + PAIRS, ids=ids(WITH_OUT + PAIRS))
+def test_out_is_written_in_any_strides_and_nothing_beside_it(case, isa, rng):
+    for shape in [(0, 3), (1, 1), (1, 5), (7, 4), (65, 17), (3, 70)]:
+        arguments = case.make(rng, shape, np.float32)
+        wanted = case.call(arguments)
+        both = isinstance(wanted, tuple)
+        memory = [np.full([2 * n for n in one.shape], np.nan, one.dtype) for one in (wanted if both else (wanted,))]
+        out = tuple(one[(slice(None, None, -2),) * one.ndim] for one in memory)
+        case.call(arguments, out=out if both else out[0])
+        assert compare(out if both else out[0], wanted, case.near(shape, False)) == "", shape
+        assert all(np.isnan(one).sum() == one.size - part.size for one, part in zip(memory, out, strict=True))
+
+
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))
 def test_inputs_are_left_alone_and_may_be_read_only(case, rng):
     one = case.make(np.random.default_rng(3), (20, 6), np.float64)
