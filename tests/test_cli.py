@@ -650,7 +650,7 @@ def test_the_npz_loader_of_the_docs_takes_the_actions_of_the_agent(agent, tmp_pa
 
 
 def test_the_onnx_graph_takes_the_actions_of_the_agent(agent, tmp_path):
-    pytest.importorskip("onnx")
+    graph_of = pytest.importorskip("onnx").load
     runtime = pytest.importorskip("onnxruntime")
     from fastpg.adapters import onnx
 
@@ -662,6 +662,9 @@ def test_the_onnx_graph_takes_the_actions_of_the_agent(agent, tmp_path):
     np.testing.assert_allclose(output, z, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got, action, rtol=1e-4, atol=1e-5)
     assert session.run(["action"], {"observation": observation[:1]})[0].shape == action[:1].shape
+    graph = graph_of(tmp_path / "policy.onnx").graph
+    used = {name for node in graph.node for name in node.input}
+    assert {constant.name for constant in graph.initializer} <= used  # the runtime warns of others, on every load
 
 
 def test_export_writes_both_and_says_what_it_cannot(trained, tmp_path):
