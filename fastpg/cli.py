@@ -51,6 +51,11 @@ class Train:
 
     env: str = _argument("ENV", "environment: a Gymnasium id, fastpg/CartPole-v1 and others built in, or envpool:ID")
     algo: Algo = _option("algorithm; --algo NAME --help lists its options", "ppo")
+    env_kwargs: tuple[str, ...] = _option(
+        "what the environment is made with, values in JSON or as they stand: max_episode_steps=200 map_name=8x8",
+        (),
+        metavar="NAME=VALUE...",
+    )
     resume: Path | None = _option("go on with this run, ENV and options as they were; a larger --steps trains on", None)
     seeds: str = _option("instead of --seed, one run each, side by side: 0:10 is 0 to 9; or 3,5,8", "")
     settings: str = _option(
@@ -65,6 +70,7 @@ class Train:
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise ValueError(f"save_every is {self.save_every}; wanted 1 step or more")
+        _keywords(self.env_kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +121,20 @@ class Info:
     """Version, instruction set, threads and BLAS."""
 
     json: bool = _option("print one JSON line", False)
+
+
+def _keywords(pairs: Sequence[str]) -> dict[str, Any]:
+    """--env-kwargs as keywords."""
+    keywords: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if not (name.isidentifier() and text):
+            raise ValueError(f"--env-kwargs has {pair!r}; wanted NAME=VALUE, as in max_episode_steps=200")
+        try:
+            keywords[name] = json.loads(text.lower() if text in ("True", "False") else text)
+        except ValueError:
+            keywords[name] = text
+    return keywords
 
 
 class Terminated(KeyboardInterrupt):
@@ -174,7 +194,8 @@ def train(args: Train) -> None:
     for library, extra in libraries.items():
         adapters.must_have(library, extra)  # say that it is missing now, not after training
     tqdm, matplotlib = import_module("fastpg.adapters.tqdm"), import_module("fastpg.adapters.matplotlib")
-    env = adapters.make_env(args.env, config.lanes)
+    env_kwargs = _keywords(args.env_kwargs)
+    env = adapters.make_env(args.env, config.lanes, **env_kwargs)
     with contextlib.closing(env), terminable(), contextlib.ExitStack() as stack:
         folder = args.resume or create_folder(args.runs, env.id, args.algo, config.seed)
         stack.enter_context(held(folder))
@@ -184,7 +205,7 @@ def train(args: Train) -> None:
             folder,
             save_every=args.save_every,
             resume=args.resume is not None,
-            note={"settings": args.settings, "tensorboard": args.tensorboard},
+            note={"env_kwargs": env_kwargs, "settings": args.settings, "tensorboard": args.tensorboard},
         )
         try:
             with contextlib.ExitStack() as stack:
@@ -196,7 +217,7 @@ def train(args: Train) -> None:
                 agent = algo.train(config, env, run)
             seconds = run.seconds
             # Lane n draws from seed + n: 20 apart, so that no run is judged by episodes of the next seed's.
-            with contextlib.closing(adapters.make_env(args.env, 20)) as judge:
+            with contextlib.closing(adapters.make_env(args.env, 20, **env_kwargs)) as judge:
                 returns = evaluate(agent, judge, 100, seed=1_000_000 + 20 * config.seed)
         except KeyboardInterrupt as stop:
             raise type(stop)(run.kept()) from None
@@ -339,8 +360,9 @@ def evaluate(args: Eval) -> None:
     from fastpg.train.run import evaluate, load
 
     agent, about = load(args.run)
-    films = [] if args.video is None else film(agent, about["env"], args)  # first, as not every environment renders
-    with contextlib.closing(adapters.make_env(about["env"], min(20, max(1, args.episodes)))) as env:
+    env_kwargs = about.get("env_kwargs", {})
+    films = [] if args.video is None else film(agent, about["env"], args, env_kwargs)  # first, as not every one renders
+    with contextlib.closing(adapters.make_env(about["env"], min(20, max(1, args.episodes)), **env_kwargs)) as env:
         returns = evaluate(agent, env, args.episodes, args.seed, sample=args.sample)
     result = {
         "env": about["env"],
@@ -363,7 +385,7 @@ def evaluate(args: Eval) -> None:
             print(f"filmed {name}")
 
 
-def film(agent: Any, env: str, args: Eval) -> list[str]:
+def film(agent: Any, env: str, args: Eval, env_kwargs: dict[str, Any]) -> list[str]:
     """The episodes of fastpg eval --video, and the files they are in."""
     rng = np.random.default_rng(args.seed)
 
@@ -372,7 +394,7 @@ def film(agent: Any, env: str, args: Eval) -> list[str]:
         return agent.head.to_env(action)
 
     record = import_module("fastpg.adapters.gymnasium").record
-    return [str(path) for path in record(env, act, args.video, args.episodes, args.seed)]
+    return [str(path) for path in record(env, act, args.video, args.episodes, args.seed, **env_kwargs)]
 
 
 def plot(args: Plot) -> None:
@@ -504,7 +526,9 @@ def _parse_train(args: Sequence[str]) -> Train:
         if about["algo"] not in ALGOS:
             raise ValueError(f"{folder}: algo is {about['algo']!r}; wanted one of {', '.join(ALGOS)}")
         config = settings.config_of(about, folder)
-        parsed = parse(env=about["env"], algo=about["algo"], save_every=about["save_every"], config=config)
+        env_kwargs = tuple(f"{name}={json.dumps(value)}" for name, value in about.get("env_kwargs", {}).items())
+        same = {name: about[name] for name in ("env", "algo", "save_every")}
+        parsed = parse(**same, env_kwargs=env_kwargs, config=config)
         tensorboard = parsed.tensorboard or about.get("tensorboard") is True
         return replace(parsed, settings=about.get("settings", "none"), tensorboard=tensorboard)
     if _value(args, "--seeds") and _value(args, "--seed") is not None:

@@ -166,6 +166,7 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_eval_plays(number, code, tmp_pa
             ["train", "CartPole-v1", "--settings", "no.toml"],
             "settings is 'no.toml'; wanted tuned, none, or a TOML file",
         ),
+        (["train", "CartPole-v1", "--env-kwargs", "gravity"], "--env-kwargs has 'gravity'; wanted NAME=VALUE"),
         (["train", "CartPole-v1", "--seeds", "3:1"], "--seeds is '3:1'; wanted START:STOP, as 0:10 for 0 to 9"),
         (["train", "CartPole-v1", "--seeds", "1,1"], "--seeds is '1,1'"),
         (["train", "CartPole-v1", "--seeds", "0:99999999999999"], "different numbers N,N,..., at most 10,000"),
@@ -519,6 +520,24 @@ def test_numbers_of_numpy_in_a_config_are_written_as_numbers(tmp_path):
     assert (told["seed"], told["lr"], told["hidden"]) == (3, 0.5, [4])
 
 
+def test_env_kwargs_make_the_environment_and_stay_with_the_run(tmp_path):
+    kwargs = ["--env-kwargs", "map_name=8x8", "max_episode_steps=5", "is_slippery=False"]
+    done = fastpg_("train", "FrozenLake-v1", "--steps", "300", "--json", *kwargs, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)["run_dir"]
+    wanted = {"map_name": "8x8", "max_episode_steps": 5, "is_slippery": False}
+    assert json.loads((tmp_path / run / "config.json").read_text())["env_kwargs"] == wanted
+    told = fastpg_("eval", run, "--episodes", "3", cwd=tmp_path)  # 64 squares: a 4x4 lake would be another space
+    assert told.returncode == 0, told.stderr
+    told = fastpg_("train", "--resume", run, "--env-kwargs", "max_episode_steps=6", cwd=tmp_path)
+    assert told.returncode == 2 and "is of a run with env_kwargs" in told.stderr
+    told = fastpg_("train", "--resume", run, "--steps", "600", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    episodes = json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[-1])["episodes"]
+    assert episodes >= 600 // 5 - 8  # each of at most 5 steps
+    assert json.loads((tmp_path / run / "config.json").read_text())["env_kwargs"] == wanted
+
+
 def test_hidden_without_a_number_is_a_linear_policy(tmp_path):
     done = fastpg_(*"train fastpg/CartPole-v1 --steps 600 --json --hidden".split(), cwd=tmp_path)
     agent, _ = load(tmp_path / json.loads(done.stdout)["run_dir"])
@@ -587,6 +606,9 @@ def test_only_runs_that_differ_in_nothing_but_the_seed_are_averaged(tmp_path):
         ("ppo, psi gae, lr 0.2", 2),
     ]
     assert [curve.label for curve in curves(folders[::2])] == ["ppo, psi gae"]
+    about = json.loads((folders[0] / "config.json").read_text())
+    (folders[0] / "config.json").write_text(json.dumps({**about, "env_kwargs": {"gravity": 5}}))
+    assert [curve.label for curve in curves(folders[::2])] == ["ppo, psi gae, env gravity 5", "ppo, psi gae"]
 
 
 def test_plot_draws_runs_into_a_picture(trained, tmp_path):

@@ -58,6 +58,7 @@ def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") ->
         if not points:
             has = f"it has {', '.join(rows[-1])}" if rows else "it is empty"
             raise ValueError(f"{path} has no row with {x} and {y}; {has}")
+        about["config"] |= {f"env {name}": value for name, value in about.get("env_kwargs", {}).items()}
         about = {name: about[name] for name in ("env", "algo", "config")}
         about["config"].pop("seed", None)
         key = json.dumps(about, sort_keys=True)

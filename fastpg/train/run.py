@@ -250,7 +250,7 @@ class Run:
 
     def _check_same(self, path: Path, about: dict[str, Any]) -> None:
         ours, theirs = (
-            {**{name: both[name] for name in ("env", "algo", "save_every")}, **both["config"]}
+            {**{name: both.get(name, {}) for name in ("env", "algo", "save_every", "env_kwargs")}, **both["config"]}
             for both in (self.about, about)
         )
         for name in sorted((ours.keys() | theirs.keys()) - MAY_CHANGE):
