@@ -32,6 +32,38 @@ __all__ = ["main"]
 
 Algo = Literal["ppo", "a2c", "trpo", "reinforce", "grpo"]
 ALGOS: tuple[str, ...] = get_args(Algo)
+# What Stable-Baselines3, CleanRL, Tianshou, Spinning Up and TRL call the options of training.
+ELSEWHERE = {
+    "lanes": "n_envs num_envs",
+    "rows": "n_steps num_steps",
+    "steps": "total_timesteps n_timesteps",
+    "epochs": "n_epochs update_epochs",
+    "minibatch": "batch_size minibatch_size",
+    "lr": "learning_rate pi_lr",
+    "value_lr": "vf_lr",
+    "lr_schedule": "anneal_lr",
+    "lambda_": "gae_lambda lam",
+    "clip": "clip_range clip_coef clip_ratio eps_clip",
+    "value_clip": "clip_range_vf",
+    "entropy_weight": "ent_coef",
+    "value_weight": "vf_coef",
+    "max_norm": "max_grad_norm",
+    "normalise_advantage": "normalize_advantage norm_adv advantage_normalization",
+    "normalise_observation": "norm_obs",
+    "normalise_reward": "norm_reward return_scaling",
+    "hidden": "net_arch hidden_sizes",
+    "activation": "activation_fn",
+    "distribution": "squash_output",
+    "log_std": "log_std_init",
+    "max_kl": "delta",
+    "damping": "cg_damping damping_coeff",
+    "iterations": "cg_max_steps cg_iters",
+    "backtracks": "line_search_max_iter max_backtracks backtrack_iters",
+    "shrink": "line_search_shrinking_factor backtrack_coeff",
+    "fisher_rows": "sub_sampling_factor",
+    "value_epochs": "n_critic_updates optim_critic_iters train_v_iters",
+    "group": "num_generations",
+}
 MOST_SEEDS = 10_000
 # What a user can mend, told in one line.
 USERS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
@@ -505,7 +537,14 @@ def _parse_train(args: Sequence[str]) -> Train:
     from fastpg.train import settings
 
     def parse(**default: Any) -> Train:
-        parsed: Train = tyro.parse(Train, args, "fastpg train", default)
+        try:
+            parsed: Train = tyro.parse(Train, args, "fastpg train", default)
+        except ValueError as error:
+            ours = {other: name for name, others in ELSEWHERE.items() for other in others.split()}
+            given = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
+            known = [(option, ours.get(option[2:].replace("-", "_"))) for option in given]
+            told = [f"{option} is --{name.strip('_').replace('_', '-')} here" for option, name in known if name]
+            raise ValueError("; ".join([str(error), *told])) from None
         return parsed
 
     # The algorithm decides which options there are, so it is read first.

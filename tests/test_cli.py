@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -159,6 +161,8 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_eval_plays(number, code, tmp_pa
         (["train", "CartPole-v1", "--gamma", "2"], "gamma is 2.0; wanted a number in [0, 1]"),
         (["train", "CartPole-v1", "--seed", "x"], "--seed"),
         (["train", "CartPole-v1", "--value-epochs", "3"], "--value-epochs"),  # REINFORCE has it, PPO has not
+        (["train", "CartPole-v1", "--num-envs", "4"], "--num-envs is --lanes here"),
+        (["train", "CartPole-v1", "--gae_lambda=0.9", "--lr", "1"], "--gae_lambda is --lambda here"),
         (["train", "CartPole-v1", "--runs", "/dev/null"], "/dev/null"),
         (["train", "CartPole-v1", "--runs", "/proc/none"], "choose another place with --runs"),
         (["train", "CartPole-v1", "--save-every", "0"], "save_every is 0"),
@@ -224,6 +228,35 @@ def test_train_help_lists_each_field_of_the_config_with_its_sentence(algo, tmp_p
         "environments side by side",
     ):
         assert sentence in text
+
+
+def test_the_page_of_options_is_that_of_the_configs():
+    docs = Path(fastpg.__file__).parents[1] / "docs"
+    text = runpy.run_path(str(docs / "options.py"))["text"]()
+    assert (docs / "options.md").read_text() == text
+    listed = set(re.findall(r"^\| `(\w+)`", text, re.M))
+    assert listed == {name for algo in cli.ALGOS for name in asdict(import_module(f"fastpg.train.{algo}").Config())}
+    assert cli.ELSEWHERE.keys() <= listed
+    others = [other for names in cli.ELSEWHERE.values() for other in names.split()]
+    assert len(set(others)) == len(others) and not listed & set(others)
+
+
+def test_what_stable_baselines_calls_an_option_is_known():
+    common = pytest.importorskip("stable_baselines3")
+    theirs = set(inspect.signature(common.PPO).parameters) - set(
+        "policy env gamma use_sde sde_sample_freq rollout_buffer_class rollout_buffer_kwargs target_kl stats_window_size "
+        "tensorboard_log policy_kwargs verbose seed device _init_setup_model".split()
+    )
+    assert theirs <= {other for names in cli.ELSEWHERE.values() for other in names.split()}
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_normalise_may_be_spelt_the_american_way(algo):
+    value = ["minibatch"] if algo == "ppo" else []
+    options = ["--normalize-advantage", *value, "--no-normalize-reward", "--normalize-observation"]
+    config = cli._parse("train", ["Acrobot-v1", "--algo", algo, *options]).config
+    assert config.normalise_advantage == (value[0] if value else True)
+    assert config.normalise_observation and not config.normalise_reward  # tuned: True
 
 
 def test_info_tells_version_and_machine(tmp_path):
