@@ -624,6 +624,11 @@ def test_curves_are_mean_and_standard_error_over_seeds(tmp_path):
     assert twice[0].runs == 2 and (once[0].error == twice[0].error).all()
     with pytest.raises(ValueError, match="has no row with steps and loss; it has steps, seconds, mean_return"):
         curves(folders, y="loss")
+    begun = record(tmp_path / "begun", "ppo", 3, [], [])  # killed before its first update, and now in runs/*
+    with pytest.warns(
+        UserWarning, match="begun/metrics.jsonl has no row with steps and mean_return; it is empty; it is left out"
+    ):
+        assert [curve.runs for curve in curves([*folders, begun])] == [2, 1]
     with pytest.raises(ValueError, match="have no steps in common"):
         curves([record(tmp_path / "d", "ppo", 2, [100], [1.0]), folders[0]])
 
