@@ -287,6 +287,7 @@ def train(args: Train) -> None:
         print(json.dumps(result), flush=True)
     else:
         print(title)
+        print(f"settings    {args.settings}")
         print(f"trained     {run.steps:,} steps in {seconds:.1f} s, {run.steps / seconds:,.0f} steps/s")
         if env.reward_threshold is not None:
             when = f"at step {run.solved_at_step:,}, after {run.solved_at_seconds:.1f} s" if solved else "no"

@@ -106,7 +106,13 @@ def test_train_prints_for_people_too(tmp_path):
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "elsewhere").iterdir()
     assert folder.name.startswith("fastpg-CartPole-v1-reinforce-0-")
-    for words in ("psi baselined", "trained", "mean return", str(folder.relative_to(tmp_path))):
+    for words in (
+        "psi baselined",
+        "settings    CartPole-v1.reinforce",
+        "trained",
+        "mean return",
+        str(folder.relative_to(tmp_path)),
+    ):
         assert words in done.stdout
 
 
