@@ -247,6 +247,19 @@ def test_the_page_of_options_is_that_of_the_configs():
     assert len(set(others)) == len(others) and not listed & set(others)
 
 
+def test_the_page_on_training_lists_every_field_of_the_metrics():
+    page = (Path(fastpg.__file__).parents[1] / "docs" / "training.md").read_text().split("Fields of `metrics.jsonl`")[1]
+    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", page, re.M))))
+    logged = set()
+    for algo in cli.ALGOS:
+        module = import_module(f"fastpg.train.{algo}")
+        env = make("fastpg/CartPole-v1", 8)
+        run = Run(config := module.Config(steps=1, lanes=8), env)
+        module.train(config, env, run)
+        logged |= run.metrics[-1].keys()
+    assert listed == logged
+
+
 def test_what_stable_baselines_calls_an_option_is_known():
     common = pytest.importorskip("stable_baselines3")
     theirs = set(inspect.signature(common.PPO).parameters) - set(

@@ -646,6 +646,7 @@ def test_counting_rows_at_once_equals_counting_step_by_step(chance):
     env.lanes, env.reward_threshold = 3, 0.1
     run = Run(config, env)
     recent, lane, episodes, steps, solved = [], np.zeros(3), 0, 0, None
+    lengths, age = [], np.zeros(3)
     for T in (1, 7, 200, 50):
         reward, ended = rng.standard_normal((T, 3)).astype(np.float32), rng.random((T, 3)) < chance
         run.count(reward, ended)
@@ -653,11 +654,16 @@ def test_counting_rows_at_once_equals_counting_step_by_step(chance):
             steps += 3
             for n in range(3):
                 lane[n] += reward[t, n]
+                age[n] += 1
                 if ended[t, n]:
                     recent, episodes, lane[n] = [*recent, lane[n]][-100:], episodes + 1, 0.0
+                    lengths, age[n] = [*lengths, age[n]][-100:], 0
                     if solved is None and len(recent) == 100 and sum(recent) / 100 >= 0.1:
                         solved = steps
         assert (run.steps, run.episodes, run.solved_at_step) == (steps, episodes, solved)
         assert run.mean_return == (pytest.approx(sum(recent) / len(recent)) if recent else None)
         np.testing.assert_allclose(run._return, lane, atol=1e-12)
+        run.log()
+        assert run.metrics[-1]["mean_length"] == (sum(lengths) / len(lengths) if lengths else None)
+        assert (run._length == age).all()
     assert chance < 0.3 or solved
