@@ -94,6 +94,7 @@ class Train:
         "options tuned for ENV: tuned, none, or a TOML file like fastpg/train/settings.toml", "tuned"
     )
     save_every: int = _option("environment steps between checkpoints", SAVE_EVERY)
+    eval_episodes: int = _option("episodes of the evaluation after training", 100)
     runs: Path = _option("folder of run folders", Path("runs"))
     tensorboard: bool = _option("write TensorBoard files into the run folder too", False)
     json: bool = _option("end with one JSON line, alone on stdout", False)
@@ -102,6 +103,8 @@ class Train:
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise ValueError(f"save_every is {self.save_every}; wanted 1 step or more")
+        if self.eval_episodes < 1:
+            raise ValueError(f"eval_episodes is {self.eval_episodes}; wanted 1 or more")
         _keywords(self.env_kwargs)
 
 
@@ -249,8 +252,12 @@ def train(args: Train) -> None:
                 agent = algo.train(config, env, run)
             seconds = run.seconds
             # Lane n draws from seed + n: 20 apart, so that no run is judged by episodes of the next seed's.
-            with contextlib.closing(adapters.make_env(args.env, 20, **env_kwargs)) as judge:
-                returns = evaluate(agent, judge, 100, seed=1_000_000 + 20 * config.seed)
+            print(
+                f"evaluating {args.eval_episodes} episodes", file=sys.stderr, flush=True
+            )  # minutes, where they are long
+            lanes = min(20, args.eval_episodes)
+            with contextlib.closing(adapters.make_env(args.env, lanes, **env_kwargs)) as judge:
+                returns = evaluate(agent, judge, args.eval_episodes, seed=1_000_000 + 20 * config.seed)
         except KeyboardInterrupt as stop:
             raise type(stop)(run.kept()) from None
         except (OSError, ImportError):
@@ -292,7 +299,7 @@ def train(args: Train) -> None:
         if env.reward_threshold is not None:
             when = f"at step {run.solved_at_step:,}, after {run.solved_at_seconds:.1f} s" if solved else "no"
             print(f"solved      {when} (mean return {env.reward_threshold:g} over 100 training episodes)")
-        print(f"evaluated   mean return {returns.mean():.1f} over 100 episodes, most likely action")
+        print(f"evaluated   mean return {returns.mean():.1f} over {len(returns)} episodes, most likely action")
         print(f"saved       {folder}", flush=True)
     with run.writing():  # last: Matplotlib takes longer to import than the rest of fastpg
         matplotlib.learning_curve(

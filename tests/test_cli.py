@@ -101,7 +101,7 @@ def test_eval_plays_the_checkpoint_of_a_folder_or_file(trained):
 
 
 def test_train_prints_for_people_too(tmp_path):
-    args = "train fastpg/CartPole-v1 --algo reinforce --steps=3000 --runs elsewhere"
+    args = "train fastpg/CartPole-v1 --algo reinforce --steps=3000 --runs elsewhere --eval-episodes 7"
     done = fastpg_(*args.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "elsewhere").iterdir()
@@ -114,6 +114,7 @@ def test_train_prints_for_people_too(tmp_path):
         str(folder.relative_to(tmp_path)),
     ):
         assert words in done.stdout
+    assert "over 7 episodes" in done.stdout and "evaluating 7 episodes" in done.stderr
 
 
 @contextlib.contextmanager
@@ -172,6 +173,7 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_eval_plays(number, code, tmp_pa
         (["train", "CartPole-v1", "--runs", "/dev/null"], "/dev/null"),
         (["train", "CartPole-v1", "--runs", "/proc/none"], "choose another place with --runs"),
         (["train", "CartPole-v1", "--save-every", "0"], "save_every is 0"),
+        (["train", "CartPole-v1", "--eval-episodes", "0"], "eval_episodes is 0; wanted 1 or more"),
         (
             ["train", "CartPole-v1", "--settings", "no.toml"],
             "settings is 'no.toml'; wanted tuned, none, or a TOML file",
