@@ -119,7 +119,7 @@ def test_train_prints_for_people_too(tmp_path):
 
 @contextlib.contextmanager
 def training(*args, cwd):
-    """A fastpg train that has finished its first update, to be sent a signal."""
+    """A fastpg train that has something to save, to be sent a signal."""
     with subprocess.Popen(
         [*COMMAND, "train", *args],
         cwd=cwd,
@@ -130,7 +130,8 @@ def training(*args, cwd):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         give_up = time.monotonic() + 60
-        while not list(cwd.glob("runs/*/metrics.jsonl")):
+        # The second line comes after the first update can be saved.
+        while not any(path.read_bytes().count(b"\n") >= 2 for path in cwd.glob("runs/*/metrics.jsonl")):
             assert process.poll() is None and time.monotonic() < give_up
             time.sleep(0.05)
         yield process
