@@ -33,6 +33,6 @@ def point(lanes):
 
 
 if __name__ == "__main__":
-    config = ppo.Config(steps=40_000, lanes=32, hidden=(32, 32))
+    config = ppo.Config(steps=40_000, lanes=32, rows=32, hidden=(32, 32))
     agent = ppo.train(config, point(config.lanes))
     print(f"mean return {evaluate(agent, point(100)).mean():.2f}")

@@ -32,6 +32,38 @@ __all__ = ["main"]
 
 Algo = Literal["ppo", "a2c", "trpo", "reinforce", "grpo"]
 ALGOS: tuple[str, ...] = get_args(Algo)
+# What Stable-Baselines3, CleanRL, Tianshou, Spinning Up and TRL call the options of training.
+ELSEWHERE = {
+    "lanes": "n_envs num_envs",
+    "rows": "n_steps num_steps",
+    "steps": "total_timesteps n_timesteps",
+    "epochs": "n_epochs update_epochs",
+    "minibatch": "batch_size minibatch_size",
+    "lr": "learning_rate pi_lr",
+    "value_lr": "vf_lr",
+    "lr_schedule": "anneal_lr",
+    "lambda_": "gae_lambda lam",
+    "clip": "clip_range clip_coef clip_ratio eps_clip",
+    "value_clip": "clip_range_vf",
+    "entropy_weight": "ent_coef",
+    "value_weight": "vf_coef",
+    "max_norm": "max_grad_norm",
+    "normalise_advantage": "normalize_advantage norm_adv advantage_normalization",
+    "normalise_observation": "norm_obs",
+    "normalise_reward": "norm_reward return_scaling",
+    "hidden": "net_arch hidden_sizes",
+    "activation": "activation_fn",
+    "distribution": "squash_output",
+    "log_std": "log_std_init",
+    "max_kl": "delta",
+    "damping": "cg_damping damping_coeff",
+    "iterations": "cg_max_steps cg_iters",
+    "backtracks": "line_search_max_iter max_backtracks backtrack_iters",
+    "shrink": "line_search_shrinking_factor backtrack_coeff",
+    "fisher_rows": "sub_sampling_factor",
+    "value_epochs": "n_critic_updates optim_critic_iters train_v_iters",
+    "group": "num_generations",
+}
 MOST_SEEDS = 10_000
 # What a user can mend, told in one line.
 USERS = (ValueError, TypeError, OSError, ImportError, FloatingPointError)
@@ -51,12 +83,18 @@ class Train:
 
     env: str = _argument("ENV", "environment: a Gymnasium id, fastpg/CartPole-v1 and others built in, or envpool:ID")
     algo: Algo = _option("algorithm; --algo NAME --help lists its options", "ppo")
+    env_kwargs: tuple[str, ...] = _option(
+        "what the environment is made with, values in JSON or as they stand: max_episode_steps=200 map_name=8x8",
+        (),
+        metavar="NAME=VALUE...",
+    )
     resume: Path | None = _option("go on with this run, ENV and options as they were; a larger --steps trains on", None)
     seeds: str = _option("instead of --seed, one run each, side by side: 0:10 is 0 to 9; or 3,5,8", "")
     settings: str = _option(
         "options tuned for ENV: tuned, none, or a TOML file like fastpg/train/settings.toml", "tuned"
     )
     save_every: int = _option("environment steps between checkpoints", SAVE_EVERY)
+    eval_episodes: int = _option("episodes of the evaluation after training", 100)
     runs: Path = _option("folder of run folders", Path("runs"))
     tensorboard: bool = _option("write TensorBoard files into the run folder too", False)
     json: bool = _option("end with one JSON line, alone on stdout", False)
@@ -65,6 +103,9 @@ class Train:
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise ValueError(f"save_every is {self.save_every}; wanted 1 step or more")
+        if self.eval_episodes < 1:
+            raise ValueError(f"eval_episodes is {self.eval_episodes}; wanted 1 or more")
+        _keywords(self.env_kwargs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +156,20 @@ class Info:
     """Version, instruction set, threads and BLAS."""
 
     json: bool = _option("print one JSON line", False)
+
+
+def _keywords(pairs: Sequence[str]) -> dict[str, Any]:
+    """--env-kwargs as keywords."""
+    keywords: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if not (name.isidentifier() and text):
+            raise ValueError(f"--env-kwargs has {pair!r}; wanted NAME=VALUE, as in max_episode_steps=200")
+        try:
+            keywords[name] = json.loads(text.lower() if text in ("True", "False") else text)
+        except ValueError:
+            keywords[name] = text
+    return keywords
 
 
 class Terminated(KeyboardInterrupt):
@@ -174,7 +229,8 @@ def train(args: Train) -> None:
     for library, extra in libraries.items():
         adapters.must_have(library, extra)  # say that it is missing now, not after training
     tqdm, matplotlib = import_module("fastpg.adapters.tqdm"), import_module("fastpg.adapters.matplotlib")
-    env = adapters.make_env(args.env, config.lanes)
+    env_kwargs = _keywords(args.env_kwargs)
+    env = adapters.make_env(args.env, config.lanes, **env_kwargs)
     with contextlib.closing(env), terminable(), contextlib.ExitStack() as stack:
         folder = args.resume or create_folder(args.runs, env.id, args.algo, config.seed)
         stack.enter_context(held(folder))
@@ -184,7 +240,7 @@ def train(args: Train) -> None:
             folder,
             save_every=args.save_every,
             resume=args.resume is not None,
-            note={"settings": args.settings, "tensorboard": args.tensorboard},
+            note={"env_kwargs": env_kwargs, "settings": args.settings, "tensorboard": args.tensorboard},
         )
         try:
             with contextlib.ExitStack() as stack:
@@ -196,8 +252,12 @@ def train(args: Train) -> None:
                 agent = algo.train(config, env, run)
             seconds = run.seconds
             # Lane n draws from seed + n: 20 apart, so that no run is judged by episodes of the next seed's.
-            with contextlib.closing(adapters.make_env(args.env, 20)) as judge:
-                returns = evaluate(agent, judge, 100, seed=1_000_000 + 20 * config.seed)
+            print(
+                f"evaluating {args.eval_episodes} episodes", file=sys.stderr, flush=True
+            )  # minutes, where they are long
+            lanes = min(20, args.eval_episodes)
+            with contextlib.closing(adapters.make_env(args.env, lanes, **env_kwargs)) as judge:
+                returns = evaluate(agent, judge, args.eval_episodes, seed=1_000_000 + 20 * config.seed)
         except KeyboardInterrupt as stop:
             raise type(stop)(run.kept()) from None
         except (OSError, ImportError):
@@ -234,11 +294,12 @@ def train(args: Train) -> None:
         print(json.dumps(result), flush=True)
     else:
         print(title)
+        print(f"settings    {args.settings}")
         print(f"trained     {run.steps:,} steps in {seconds:.1f} s, {run.steps / seconds:,.0f} steps/s")
         if env.reward_threshold is not None:
             when = f"at step {run.solved_at_step:,}, after {run.solved_at_seconds:.1f} s" if solved else "no"
             print(f"solved      {when} (mean return {env.reward_threshold:g} over 100 training episodes)")
-        print(f"evaluated   mean return {returns.mean():.1f} over 100 episodes, most likely action")
+        print(f"evaluated   mean return {returns.mean():.1f} over {len(returns)} episodes, most likely action")
         print(f"saved       {folder}", flush=True)
     with run.writing():  # last: Matplotlib takes longer to import than the rest of fastpg
         matplotlib.learning_curve(
@@ -339,8 +400,9 @@ def evaluate(args: Eval) -> None:
     from fastpg.train.run import evaluate, load
 
     agent, about = load(args.run)
-    films = [] if args.video is None else film(agent, about["env"], args)  # first, as not every environment renders
-    with contextlib.closing(adapters.make_env(about["env"], min(20, max(1, args.episodes)))) as env:
+    env_kwargs = about.get("env_kwargs", {})
+    films = [] if args.video is None else film(agent, about["env"], args, env_kwargs)  # first, as not every one renders
+    with contextlib.closing(adapters.make_env(about["env"], min(20, max(1, args.episodes)), **env_kwargs)) as env:
         returns = evaluate(agent, env, args.episodes, args.seed, sample=args.sample)
     result = {
         "env": about["env"],
@@ -363,7 +425,7 @@ def evaluate(args: Eval) -> None:
             print(f"filmed {name}")
 
 
-def film(agent: Any, env: str, args: Eval) -> list[str]:
+def film(agent: Any, env: str, args: Eval, env_kwargs: dict[str, Any]) -> list[str]:
     """The episodes of fastpg eval --video, and the files they are in."""
     rng = np.random.default_rng(args.seed)
 
@@ -372,7 +434,7 @@ def film(agent: Any, env: str, args: Eval) -> list[str]:
         return agent.head.to_env(action)
 
     record = import_module("fastpg.adapters.gymnasium").record
-    return [str(path) for path in record(env, act, args.video, args.episodes, args.seed)]
+    return [str(path) for path in record(env, act, args.video, args.episodes, args.seed, **env_kwargs)]
 
 
 def plot(args: Plot) -> None:
@@ -483,7 +545,14 @@ def _parse_train(args: Sequence[str]) -> Train:
     from fastpg.train import settings
 
     def parse(**default: Any) -> Train:
-        parsed: Train = tyro.parse(Train, args, "fastpg train", default)
+        try:
+            parsed: Train = tyro.parse(Train, args, "fastpg train", default)
+        except ValueError as error:
+            ours = {other: name for name, others in ELSEWHERE.items() for other in others.split()}
+            given = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
+            known = [(option, ours.get(option[2:].replace("-", "_"))) for option in given]
+            told = [f"{option} is --{name.strip('_').replace('_', '-')} here" for option, name in known if name]
+            raise ValueError("; ".join([str(error), *told])) from None
         return parsed
 
     # The algorithm decides which options there are, so it is read first.
@@ -504,7 +573,9 @@ def _parse_train(args: Sequence[str]) -> Train:
         if about["algo"] not in ALGOS:
             raise ValueError(f"{folder}: algo is {about['algo']!r}; wanted one of {', '.join(ALGOS)}")
         config = settings.config_of(about, folder)
-        parsed = parse(env=about["env"], algo=about["algo"], save_every=about["save_every"], config=config)
+        env_kwargs = tuple(f"{name}={json.dumps(value)}" for name, value in about.get("env_kwargs", {}).items())
+        same = {name: about[name] for name in ("env", "algo", "save_every")}
+        parsed = parse(**same, env_kwargs=env_kwargs, config=config)
         tensorboard = parsed.tensorboard or about.get("tensorboard") is True
         return replace(parsed, settings=about.get("settings", "none"), tensorboard=tensorboard)
     if _value(args, "--seeds") and _value(args, "--seed") is not None:

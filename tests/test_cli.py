@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -99,18 +101,25 @@ def test_eval_plays_the_checkpoint_of_a_folder_or_file(trained):
 
 
 def test_train_prints_for_people_too(tmp_path):
-    args = "train fastpg/CartPole-v1 --algo reinforce --steps=3000 --runs elsewhere"
+    args = "train fastpg/CartPole-v1 --algo reinforce --steps=3000 --runs elsewhere --eval-episodes 7"
     done = fastpg_(*args.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "elsewhere").iterdir()
     assert folder.name.startswith("fastpg-CartPole-v1-reinforce-0-")
-    for words in ("psi baselined", "trained", "mean return", str(folder.relative_to(tmp_path))):
+    for words in (
+        "psi baselined",
+        "settings    CartPole-v1.reinforce",
+        "trained",
+        "mean return",
+        str(folder.relative_to(tmp_path)),
+    ):
         assert words in done.stdout
+    assert "over 7 episodes" in done.stdout and "evaluating 7 episodes" in done.stderr
 
 
 @contextlib.contextmanager
 def training(*args, cwd):
-    """A fastpg train that has finished its first update, to be sent a signal."""
+    """A fastpg train that has something to save, to be sent a signal."""
     with subprocess.Popen(
         [*COMMAND, "train", *args],
         cwd=cwd,
@@ -121,7 +130,8 @@ def training(*args, cwd):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:
         give_up = time.monotonic() + 60
-        while not list(cwd.glob("runs/*/metrics.jsonl")):
+        # The second line comes after the first update can be saved.
+        while not any(path.read_bytes().count(b"\n") >= 2 for path in cwd.glob("runs/*/metrics.jsonl")):
             assert process.poll() is None and time.monotonic() < give_up
             time.sleep(0.05)
         yield process
@@ -159,13 +169,17 @@ def test_ctrl_c_and_kill_leave_a_checkpoint_that_eval_plays(number, code, tmp_pa
         (["train", "CartPole-v1", "--gamma", "2"], "gamma is 2.0; wanted a number in [0, 1]"),
         (["train", "CartPole-v1", "--seed", "x"], "--seed"),
         (["train", "CartPole-v1", "--value-epochs", "3"], "--value-epochs"),  # REINFORCE has it, PPO has not
+        (["train", "CartPole-v1", "--num-envs", "4"], "--num-envs is --lanes here"),
+        (["train", "CartPole-v1", "--gae_lambda=0.9", "--lr", "1"], "--gae_lambda is --lambda here"),
         (["train", "CartPole-v1", "--runs", "/dev/null"], "/dev/null"),
         (["train", "CartPole-v1", "--runs", "/proc/none"], "choose another place with --runs"),
         (["train", "CartPole-v1", "--save-every", "0"], "save_every is 0"),
+        (["train", "CartPole-v1", "--eval-episodes", "0"], "eval_episodes is 0; wanted 1 or more"),
         (
             ["train", "CartPole-v1", "--settings", "no.toml"],
             "settings is 'no.toml'; wanted tuned, none, or a TOML file",
         ),
+        (["train", "CartPole-v1", "--env-kwargs", "gravity"], "--env-kwargs has 'gravity'; wanted NAME=VALUE"),
         (["train", "CartPole-v1", "--seeds", "3:1"], "--seeds is '3:1'; wanted START:STOP, as 0:10 for 0 to 9"),
         (["train", "CartPole-v1", "--seeds", "1,1"], "--seeds is '1,1'"),
         (["train", "CartPole-v1", "--seeds", "0:99999999999999"], "different numbers N,N,..., at most 10,000"),
@@ -223,6 +237,48 @@ def test_train_help_lists_each_field_of_the_config_with_its_sentence(algo, tmp_p
         "environments side by side",
     ):
         assert sentence in text
+
+
+def test_the_page_of_options_is_that_of_the_configs():
+    docs = Path(fastpg.__file__).parents[1] / "docs"
+    text = runpy.run_path(str(docs / "options.py"))["text"]()
+    assert (docs / "options.md").read_text() == text
+    listed = set(re.findall(r"^\| `(\w+)`", text, re.M))
+    assert listed == {name for algo in cli.ALGOS for name in asdict(import_module(f"fastpg.train.{algo}").Config())}
+    assert cli.ELSEWHERE.keys() <= listed
+    others = [other for names in cli.ELSEWHERE.values() for other in names.split()]
+    assert len(set(others)) == len(others) and not listed & set(others)
+
+
+def test_the_page_on_training_lists_every_field_of_the_metrics():
+    page = (Path(fastpg.__file__).parents[1] / "docs" / "training.md").read_text().split("Fields of `metrics.jsonl`")[1]
+    listed = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", page, re.M))))
+    logged = set()
+    for algo in cli.ALGOS:
+        module = import_module(f"fastpg.train.{algo}")
+        env = make("fastpg/CartPole-v1", 8)
+        run = Run(config := module.Config(steps=1, lanes=8), env)
+        module.train(config, env, run)
+        logged |= run.metrics[-1].keys()
+    assert listed == logged
+
+
+def test_what_stable_baselines_calls_an_option_is_known():
+    common = pytest.importorskip("stable_baselines3")
+    theirs = set(inspect.signature(common.PPO).parameters) - set(
+        "policy env gamma use_sde sde_sample_freq rollout_buffer_class rollout_buffer_kwargs target_kl stats_window_size "
+        "tensorboard_log policy_kwargs verbose seed device _init_setup_model".split()
+    )
+    assert theirs <= {other for names in cli.ELSEWHERE.values() for other in names.split()}
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_normalise_may_be_spelt_the_american_way(algo):
+    value = ["minibatch"] if algo == "ppo" else []
+    options = ["--normalize-advantage", *value, "--no-normalize-reward", "--normalize-observation"]
+    config = cli._parse("train", ["Acrobot-v1", "--algo", algo, *options]).config
+    assert config.normalise_advantage == (value[0] if value else True)
+    assert config.normalise_observation and not config.normalise_reward  # tuned: True
 
 
 def test_info_tells_version_and_machine(tmp_path):
@@ -519,6 +575,24 @@ def test_numbers_of_numpy_in_a_config_are_written_as_numbers(tmp_path):
     assert (told["seed"], told["lr"], told["hidden"]) == (3, 0.5, [4])
 
 
+def test_env_kwargs_make_the_environment_and_stay_with_the_run(tmp_path):
+    kwargs = ["--env-kwargs", "map_name=8x8", "max_episode_steps=5", "is_slippery=False"]
+    done = fastpg_("train", "FrozenLake-v1", "--steps", "300", "--json", *kwargs, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)["run_dir"]
+    wanted = {"map_name": "8x8", "max_episode_steps": 5, "is_slippery": False}
+    assert json.loads((tmp_path / run / "config.json").read_text())["env_kwargs"] == wanted
+    told = fastpg_("eval", run, "--episodes", "3", cwd=tmp_path)  # 64 squares: a 4x4 lake would be another space
+    assert told.returncode == 0, told.stderr
+    told = fastpg_("train", "--resume", run, "--env-kwargs", "max_episode_steps=6", cwd=tmp_path)
+    assert told.returncode == 2 and "is of a run with env_kwargs" in told.stderr
+    told = fastpg_("train", "--resume", run, "--steps", "600", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    episodes = json.loads((tmp_path / run / "metrics.jsonl").read_text().splitlines()[-1])["episodes"]
+    assert episodes >= 600 // 5 - 8  # each of at most 5 steps
+    assert json.loads((tmp_path / run / "config.json").read_text())["env_kwargs"] == wanted
+
+
 def test_hidden_without_a_number_is_a_linear_policy(tmp_path):
     done = fastpg_(*"train fastpg/CartPole-v1 --steps 600 --json --hidden".split(), cwd=tmp_path)
     agent, _ = load(tmp_path / json.loads(done.stdout)["run_dir"])
@@ -572,6 +646,11 @@ def test_curves_are_mean_and_standard_error_over_seeds(tmp_path):
     assert twice[0].runs == 2 and (once[0].error == twice[0].error).all()
     with pytest.raises(ValueError, match="has no row with steps and loss; it has steps, seconds, mean_return"):
         curves(folders, y="loss")
+    begun = record(tmp_path / "begun", "ppo", 3, [], [])  # killed before its first update, and now in runs/*
+    with pytest.warns(
+        UserWarning, match="begun/metrics.jsonl has no row with steps and mean_return; it is empty; it is left out"
+    ):
+        assert [curve.runs for curve in curves([*folders, begun])] == [2, 1]
     with pytest.raises(ValueError, match="have no steps in common"):
         curves([record(tmp_path / "d", "ppo", 2, [100], [1.0]), folders[0]])
 
@@ -587,6 +666,9 @@ def test_only_runs_that_differ_in_nothing_but_the_seed_are_averaged(tmp_path):
         ("ppo, psi gae, lr 0.2", 2),
     ]
     assert [curve.label for curve in curves(folders[::2])] == ["ppo, psi gae"]
+    about = json.loads((folders[0] / "config.json").read_text())
+    (folders[0] / "config.json").write_text(json.dumps({**about, "env_kwargs": {"gravity": 5}}))
+    assert [curve.label for curve in curves(folders[::2])] == ["ppo, psi gae, env gravity 5", "ppo, psi gae"]
 
 
 def test_plot_draws_runs_into_a_picture(trained, tmp_path):
@@ -650,7 +732,7 @@ def test_the_npz_loader_of_the_docs_takes_the_actions_of_the_agent(agent, tmp_pa
 
 
 def test_the_onnx_graph_takes_the_actions_of_the_agent(agent, tmp_path):
-    pytest.importorskip("onnx")
+    graph_of = pytest.importorskip("onnx").load
     runtime = pytest.importorskip("onnxruntime")
     from fastpg.adapters import onnx
 
@@ -662,6 +744,9 @@ def test_the_onnx_graph_takes_the_actions_of_the_agent(agent, tmp_path):
     np.testing.assert_allclose(output, z, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got, action, rtol=1e-4, atol=1e-5)
     assert session.run(["action"], {"observation": observation[:1]})[0].shape == action[:1].shape
+    graph = graph_of(tmp_path / "policy.onnx").graph
+    used = {name for node in graph.node for name in node.input}
+    assert {constant.name for constant in graph.initializer} <= used  # the runtime warns of others, on every load
 
 
 def test_export_writes_both_and_says_what_it_cannot(trained, tmp_path):

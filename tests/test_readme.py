@@ -22,6 +22,18 @@ def test_every_python_block_of_the_readme_runs_in_order():
     assert (scope["advantage_of"](*args) == scope["advantage"]).all()
 
 
+def test_the_python_of_the_page_on_training_runs(tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "training.md").read_text()
+    section = page.split("## In Python")[1].split("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("gymnasium")
+    scope = {}
+    exec(re.search(r"```python\n(.*?)```", section, re.S)[1], scope)
+    assert scope["returns"].shape == (100,) and scope["returns"].mean() > 100 and scope["about"]["steps"] >= 20_000
+    for path in re.findall(r"\]\(\.\./([\w/.]+)\)", section):
+        assert (ROOT / path).is_file()
+
+
 def test_the_two_commands_are_targets_of_the_makefile():
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     for command in re.findall(r"make ([a-z-]+)", README):

@@ -275,7 +275,7 @@ def rewritten(folder, change):
         (lambda lines: [*lines[:5], b"hello\n", *lines[5:]], "line 6 of {} is damaged: Expecting value"),
         (lambda lines: [*lines[:5], b"{}\n", *lines[5:]], "line 6 of {} is damaged: 'steps'"),
         (lambda lines: [*lines[:5], b'{"steps": "x"}\n', *lines[5:]], "line 6 of {} is damaged"),
-        (lambda lines: [*lines[:5], *lines[3:]], "line 6 of {} is damaged: step 1024 comes after step 1280"),
+        (lambda lines: [*lines[:5], *lines[3:]], "line 6 of {} is damaged: step 4096 comes after step 5120"),
     ],
 )
 def test_a_damaged_line_of_metrics_is_named_and_nothing_after_it_dropped(change, words, uninterrupted, tmp_path):
@@ -380,7 +380,7 @@ def folder_state(folder):
 
 @pytest.mark.parametrize("what", ["write", "fsync"])
 def test_a_full_disk_keeps_the_checkpoint_and_says_what_to_do(what, tmp_path, monkeypatch):
-    config, env = ppo.Config(steps=4096, hidden=(8,)), make("fastpg/CartPole-v1", 8)
+    config, env = ppo.Config(steps=4096, rows=32, hidden=(8,)), make("fastpg/CartPole-v1", 8)
     full = {"at": 1500}
     run = Run(config, env, tmp_path, save_every=1000)
 
@@ -646,6 +646,7 @@ def test_counting_rows_at_once_equals_counting_step_by_step(chance):
     env.lanes, env.reward_threshold = 3, 0.1
     run = Run(config, env)
     recent, lane, episodes, steps, solved = [], np.zeros(3), 0, 0, None
+    lengths, age = [], np.zeros(3)
     for T in (1, 7, 200, 50):
         reward, ended = rng.standard_normal((T, 3)).astype(np.float32), rng.random((T, 3)) < chance
         run.count(reward, ended)
@@ -653,11 +654,16 @@ def test_counting_rows_at_once_equals_counting_step_by_step(chance):
             steps += 3
             for n in range(3):
                 lane[n] += reward[t, n]
+                age[n] += 1
                 if ended[t, n]:
                     recent, episodes, lane[n] = [*recent, lane[n]][-100:], episodes + 1, 0.0
+                    lengths, age[n] = [*lengths, age[n]][-100:], 0
                     if solved is None and len(recent) == 100 and sum(recent) / 100 >= 0.1:
                         solved = steps
         assert (run.steps, run.episodes, run.solved_at_step) == (steps, episodes, solved)
         assert run.mean_return == (pytest.approx(sum(recent) / len(recent)) if recent else None)
         np.testing.assert_allclose(run._return, lane, atol=1e-12)
+        run.log()
+        assert run.metrics[-1]["mean_length"] == (sum(lengths) / len(lengths) if lengths else None)
+        assert (run._length == age).all()
     assert chance < 0.3 or solved

@@ -462,7 +462,7 @@ def test_run_folder_holds_config_and_a_line_of_metrics_for_each_update(tmp_path)
     folder = create_folder(tmp_path, "fastpg/CartPole-v1", "ppo", 3)
     assert folder.parent == tmp_path and folder.name.startswith("fastpg-CartPole-v1-ppo-3-")
     assert create_folder(tmp_path, "fastpg/CartPole-v1", "ppo", 3) != folder
-    config = ppo.Config(steps=256 * 3, seed=3)
+    config = ppo.Config(steps=256 * 3, rows=32, seed=3)
     env = make("fastpg/CartPole-v1", config.lanes)
     seen = []
     ppo.train(config, env, Run(config, env, folder, seen.append))

@@ -91,13 +91,12 @@ class _Graph:
             on = self.node("Greater", h, self.constant("zero", np.float32(0)), out="on")
             self.node("Cast", on, out="action", to=self.onnx.TensorProto.INT64)
             return self.info("action", np.int64, self.outputs)
-        low, high = self.given("low"), self.given("high")
+        low = self.given("low")
         if kind == "clip":
-            self.node("Min", self.node("Max", h, low, out="above"), high, out="action")
+            self.node("Min", self.node("Max", h, low, out="above"), self.given("high"), out="action")
             return self.info("action", np.float32, len(self.arrays["low"]))
-        one = self.constant("one", np.float32(1))
         if kind == "squash":
-            half = self.constant("half", np.float32(0.5))
+            one, half = self.constant("one", np.float32(1)), self.constant("half", np.float32(0.5))
             share = self.node(
                 "Mul", self.node("Add", self.node("Tanh", h, out="tanh"), one, out="raised"), half, out="share"
             )

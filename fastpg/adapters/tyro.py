@@ -41,6 +41,7 @@ def parse(command: type, args: Sequence[str], prog: str, default: Mapping[str, A
     shadow = dataclasses.make_dataclass(command.__name__, fields, kw_only=True)
     shadow.__doc__ = command.__doc__
     args = [re.sub(r"^--lambda(?==|$)", "--lambda_", arg) for arg in args]  # lambda is a keyword only in Python
+    args = [re.sub(r"^--(no-)?normalize-", r"--\1normalise-", arg) for arg in args]
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

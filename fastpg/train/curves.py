@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,14 @@ class Curve:
 def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") -> list[Curve]:
     """A Curve for all runs that differ only in their seed, in the order in which they come; a folder named twice is one run.
 
-    x, y    fields of metrics.jsonl; rows that have no y yet are left out. ValueError where a run has none that does.
+    x, y    fields of metrics.jsonl; rows that have no y yet are left out, and so is, with a warning, a run that has none. ValueError
+            where all are.
 
     Labels name algorithm and psi, and the options in which the runs of one environment and algorithm differ.
     """
     abouts: dict[str, dict[str, Any]] = {}
     groups: dict[str, list[tuple[Array, Array]]] = {}
+    missing: list[str] = []
     for folder in {folder.resolve(): folder for folder in folders}.values():
         about = read_config(folder)
         path = folder / METRICS
@@ -57,13 +60,19 @@ def curves(folders: Sequence[Path], x: str = "steps", y: str = "mean_return") ->
         points = [(row[x], row[y]) for row in rows if row.get(x) is not None and row.get(y) is not None]
         if not points:
             has = f"it has {', '.join(rows[-1])}" if rows else "it is empty"
-            raise ValueError(f"{path} has no row with {x} and {y}; {has}")
+            missing.append(f"{path} has no row with {x} and {y}; {has}")
+            continue
+        about["config"] |= {f"env {name}": value for name, value in about.get("env_kwargs", {}).items()}
         about = {name: about[name] for name in ("env", "algo", "config")}
         about["config"].pop("seed", None)
         key = json.dumps(about, sort_keys=True)
         abouts[key] = about
         xs, ys = np.array(points, np.float64).T
         groups.setdefault(key, []).append((xs, ys))
+    if missing and not groups:
+        raise ValueError(missing[0])
+    for sentence in missing:
+        warnings.warn(f"{sentence}; it is left out", stacklevel=2)
     out = []
     for key, runs in groups.items():
         env, label = abouts[key]["env"], _label(abouts[key], abouts.values())

@@ -30,17 +30,17 @@ class Config(AgentOptions):
     """stop early once the last 100 training episodes have this mean return"""
     psi: Literal["total_return", "reward_to_go", "baselined", "q", "gae", "td_residual", "vtrace"] = "gae"
     """how good an action was: the advantage in the clipped objective; vtrace estimates it anew in every epoch"""
-    gamma: float = 0.98
+    gamma: float = 0.99
     """discount"""
-    lambda_: float = 0.8
+    lambda_: float = 0.95
     """trace decay of gae, q and vtrace, and of the value target"""
     lanes: int = 8
     """environments side by side"""
-    rows: int = 32
+    rows: int = 128
     """steps of every lane between updates"""
-    epochs: int = 20
+    epochs: int = 10
     """passes over these rows"""
-    minibatch: int = 256
+    minibatch: int = 128
     """steps in one gradient"""
     lr: float = 1e-3
     """Adam's learning rate of the policy, and of a shared trunk"""

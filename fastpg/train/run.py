@@ -200,8 +200,10 @@ class Run:
         self.solved_at_seconds: float | None = None
         self._every = save_every
         self._threshold = env.reward_threshold
-        self._recent: deque[float] = deque(maxlen=WINDOW)
-        self._return = np.zeros(env.lanes)
+        self._recent: deque[float] = deque(maxlen=WINDOW)  # returns, and
+        self._lengths: deque[float] = deque(maxlen=WINDOW)
+        self._so_far = np.zeros((2, env.lanes))  # of the episodes in progress
+        self._return, self._length = self._so_far
         self._start = time.perf_counter()
         self._resume, self._size = resume, 0  # bytes of metrics.jsonl up to the checkpoint
         self._resumed: tuple[Path, dict[str, Array], dict[str, Any]] | None = None
@@ -239,7 +241,8 @@ class Run:
             setattr(self, name, about[name])
         self.saved_steps = self._logged = self.steps
         self._recent.extend(arrays["run.recent"].tolist())
-        self._return[...] = arrays["run.return"]
+        self._lengths.extend(arrays.get("run.lengths", np.empty(0)).tolist())
+        self._return[...], self._length[...] = arrays["run.return"], arrays.get("run.length", 0)
         self._start -= about["seconds"]
         if (folder / METRICS).exists():
             self.metrics, self._size = read_metrics(folder / METRICS, self.steps)
@@ -250,7 +253,7 @@ class Run:
 
     def _check_same(self, path: Path, about: dict[str, Any]) -> None:
         ours, theirs = (
-            {**{name: both[name] for name in ("env", "algo", "save_every")}, **both["config"]}
+            {**{name: both.get(name, {}) for name in ("env", "algo", "save_every", "env_kwargs")}, **both["config"]}
             for both in (self.about, about)
         )
         for name in sorted((ours.keys() | theirs.keys()) - MAY_CHANGE):
@@ -298,14 +301,15 @@ class Run:
             )
         n, t = np.nonzero(ended.T)
         if len(t):
-            # Of episodes side by side in one lane, each earned what the lane has by its end less what it had by the end of the last.
-            earned, changes = total[n, t], n[1:] != n[:-1]
+            # Of episodes side by side in one lane, each has earned, and taken, what the lane has by its end less what it had by the
+            # end of the last.
+            by_end, changes = np.array([total[n, t], t + 1]), n[1:] != n[:-1]
             first, last = np.append(True, changes), np.append(changes, True)
-            before = np.empty_like(earned)
-            before[1:] = earned[:-1]
-            before[first] = -self._return[n[first]]
+            before = np.empty_like(by_end)
+            before[:, 1:] = by_end[:, :-1]
+            before[:, first] = -self._so_far[:, n[first]]
             in_time = np.argsort(t, kind="stable")
-            returns = (earned - before)[in_time]
+            returns, lengths = (by_end - before)[:, in_time]
             if self.solved_at_step is None and self._threshold is not None:
                 known = np.concatenate([self._recent, returns])
                 sums = np.cumsum(np.concatenate([[0.0], known]))
@@ -317,9 +321,11 @@ class Run:
                         self.seconds,
                     )
             self._recent.extend(returns[-WINDOW:].tolist())
+            self._lengths.extend(lengths[-WINDOW:].tolist())
             self.episodes += len(returns)
-            self._return[n[last]] = -earned[last]
+            self._so_far[:, n[last]] = -by_end[:, last]
         self._return += total[:, -1]
+        self._length += len(reward)
         self.steps += reward.size
 
     def begin(
@@ -358,7 +364,7 @@ class Run:
 
     def restart(self) -> None:
         """Forgets unfinished episodes, for a loop that resets its environment."""
-        self._return[:] = 0
+        self._so_far[:] = 0
 
     def log(self, **metrics: float) -> None:
         """Records one update: a line of metrics.jsonl, the listeners, a checkpoint every save_every steps."""
@@ -369,6 +375,7 @@ class Run:
             "steps_per_second": round(self.steps / seconds),
             "episodes": self.episodes,
             "mean_return": self.mean_return,
+            "mean_length": sum(self._lengths) / len(self._lengths) if self._lengths else None,
             **{name: float(value) for name, value in metrics.items()},
         }
         bad = [name for name in metrics if not math.isfinite(row[name])]
@@ -392,7 +399,8 @@ class Run:
 
     def _state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """All that a checkpoint holds, copied: an update that fails half-way must not reach it."""
-        arrays = {"run.recent": np.array(self._recent), "run.return": self._return.copy()}
+        arrays = {"run.recent": np.array(self._recent), "run.lengths": np.array(self._lengths)}
+        arrays |= {"run.return": self._return.copy(), "run.length": self._length.copy()}
         for name, part in self._parts.items():
             arrays |= {f"{name}.{key}": array.copy() for key, array in part.state().items()}
         if self._rollout is not None:
