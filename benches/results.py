@@ -1,6 +1,6 @@
 """What fastpg train reaches with the settings of fastpg/train/settings.toml, over seeds: benches/results.json and docs/results.md.
 
-    python benches/results.py [--only CartPole-v1.ppo ...] [--seeds 0:10] [--steps N] [--page docs/results.md]
+    python benches/results.py [--only CartPole-v1.ppo ...] [--seeds 10] [--steps N] [--page docs/results.md]
     python benches/results.py --page-only      # the page anew from benches/results.json
     python benches/results.py --sb3 PYTHON     # SB3's PPO on this machine too, by a Python that has it
 
