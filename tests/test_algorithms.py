@@ -20,6 +20,7 @@ from test_train import (
 import fastpg
 from fastpg.envs import lane_seeds, make
 from fastpg.envs.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from fastpg.nets import MLP
 from fastpg.train import a2c, grpo, ppo, reinforce, trpo
 from fastpg.train.agent import Agent, AgentOptions
 from fastpg.train.heads import Categorical
@@ -257,6 +258,24 @@ def test_without_linearize_the_jacobian_times_a_vector_is_by_differences_and_lea
     assert 0 < np.linalg.norm(got - exact) < within * np.linalg.norm(exact)
     assert np.array_equal(agent.policy.parameter, before)
     assert not change(0 * vector).any()
+
+
+def test_the_linearize_of_mlp_is_not_that_of_a_subclass_with_another_forward():
+    class Twice(MLP):
+        def forward(self, x):
+            return super().forward(2 * x)
+
+    class Own(Twice):
+        def linearize(self, x):
+            return super().linearize(2 * x)
+
+    x, vector = np.random.default_rng(1).standard_normal((6, 3)).astype(np.float32), np.full(5 * 4 + 6 * 2, 0.1, "f4")
+    changes = []
+    for kind in (MLP, Twice, Own):
+        net = kind((3, 5, 2), rng=np.random.default_rng(0), dtype=np.float32)
+        changes.append(trpo.linearized(net, x if kind is not MLP else 2 * x)(vector))
+    np.testing.assert_array_equal(changes[2], changes[0])
+    assert 0 < np.abs(changes[1] - changes[0]).max() < 1e-3 * np.abs(changes[0]).max()
 
 
 def test_trpo_steps_along_the_natural_gradient_to_the_edge_of_the_trust_region():

@@ -774,6 +774,24 @@ def test_a_run_folder_is_held_by_one_process(trained, tmp_path):
     assert fastpg_("train", "--resume", str(folder), cwd=tmp_path).returncode == 0
 
 
+def test_a_process_that_training_forks_dies_of_sigterm_as_it_would_elsewhere():
+    script = """
+import os, signal, time
+from fastpg import cli
+ready, tell = os.pipe()
+with cli.terminable():
+    if not (child := os.fork()):
+        os.write(tell, b"!")
+        time.sleep(60)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == (f"{-signal.SIGTERM}\n", "", -signal.SIGTERM)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_seeds_end_with_the_process_that_started_them(number, code, tmp_path):
     args = "fastpg/CartPole-v1 --seeds 0:9 --steps 1000000000 --hidden 8".split()

@@ -1,6 +1,8 @@
 """Every kernel against the specification: all shapes, dtypes, layouts and instruction sets."""
 
 import inspect
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -184,6 +186,28 @@ def test_out_is_written_in_any_strides_and_nothing_beside_it(case, isa, rng):
         case.call(arguments, out=out if both else out[0])
         assert compare(out if both else out[0], wanted, case.near(shape, False)) == "", shape
         assert all(np.isnan(one).sum() == one.size - part.size for one, part in zip(memory, out, strict=True))
+
+
+def test_a_thread_with_the_stack_that_the_readme_asks_for_calls_every_kernel():
+    script = """
+import threading
+import numpy as np
+from fastpg import _core, testing
+
+def run():
+    for isa in _core.isas():
+        _core.use_isa(isa)
+        for case in testing.CASES:
+            case.call(case.make(np.random.default_rng(0), (300, 130), np.float64))
+    print("done")
+
+threading.stack_size(1 << 20)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids(CASES))

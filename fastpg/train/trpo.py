@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 import fastpg
 from fastpg.envs import VectorEnv
 from fastpg.natural import TrustRegionStep, fisher_vector_product, trust_region_step
-from fastpg.nets import Adam, blas_threads, clip_norm
+from fastpg.nets import MLP, Adam, blas_threads, clip_norm
 from fastpg.train.agent import Agent, AgentOptions, Net, RewardScale
 from fastpg.train.rollout import Rollout, collect
 from fastpg.train.run import Psi, Run, check
@@ -98,6 +98,9 @@ def linearized(policy: Net, x: Array) -> Callable[[Array], Array]:
     gradients make of it, the line search holds to the bound.
     """
     linearize: Callable[[Array], Callable[[Array], Array]] | None = getattr(policy, "linearize", None)
+    kind: Any = type(policy)
+    if isinstance(policy, MLP) and kind.linearize is MLP.linearize and kind.forward is not MLP.forward:
+        linearize = None  # inherited, and not of the forward that it has
     if linearize is not None:
         return linearize(x)
 
