@@ -667,3 +667,13 @@ def test_counting_rows_at_once_equals_counting_step_by_step(chance):
         assert run.metrics[-1]["mean_length"] == (sum(lengths) / len(lengths) if lengths else None)
         assert (run._length == age).all()
     assert chance < 0.3 or solved
+
+
+def test_after_a_restart_returns_and_lengths_begin_anew():
+    config = ppo.Config(lanes=2)
+    run = Run(config, make("fastpg/CartPole-v1", 2))
+    run.count(np.ones((5, 2), np.float32), np.zeros((5, 2), bool))
+    run.restart()
+    run.count(np.ones((3, 2), np.float32), np.array([[False] * 2] * 2 + [[True, False]]))
+    run.log()
+    assert (run.metrics[-1]["mean_return"], run.metrics[-1]["mean_length"]) == (3, 3)
